@@ -1,0 +1,30 @@
+//! Compiles `proto/` with `protox`, a protobuf compiler written in Rust, so that nothing but a Rust toolchain is needed.
+
+use std::{env, fs, path::PathBuf};
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(
+        [
+            "proto/credbroker/v1/credential_broker.proto",
+            "proto/credbroker/v1/control_broker.proto",
+        ],
+        ["proto"],
+    )?;
+    // Reflection serves the descriptors, so they are kept beside the generated code.
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("credbroker_descriptor.bin"), files.encode_to_vec())?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        // Messages that carry a secret must not be printable: src/proto.rs gives them a redacted Debug.
+        .skip_debug([
+            "credbroker.v1.AccessToken",
+            "credbroker.v1.GetTokenResponse",
+            "credbroker.v1.SaveTokenRequest",
+            "credbroker.v1.GetApiKeyResponse",
+        ])
+        .compile_fds(files)?;
+    Ok(())
+}

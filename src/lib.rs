@@ -1,0 +1,29 @@
+//! credbroker hands short-lived credentials to sandboxed processes over gRPC on a Unix domain socket. Refresh tokens
+//! and every other long-lived secret stay on the host.
+//!
+//! The modules, from the outside in; arrows go downwards only (`tests/architecture.rs` holds the table):
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`cli`] | one file per command |
+//! | [`daemon`] | the composition root: the only place that names concrete backends |
+//! | [`server`] | the socket, who is calling, and the layers around every call |
+//! | [`service`] | one file per family of calls: decode, ask the broker, encode |
+//! | [`broker`] | the core: what a caller may have, and how it comes about |
+//! | [`store`] | where token sets and API keys are kept |
+//! | [`client`] | what a program in a sandbox imports |
+//! | [`config`] | file, environment and flags become one valid configuration |
+//! | [`credential`], [`clock`], [`reason`], [`proto`] | the leaves: values, time, names of failures, generated code |
+
+pub mod broker;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod config;
+pub mod credential;
+pub mod daemon;
+pub mod proto;
+pub mod reason;
+pub mod server;
+pub mod service;
+pub mod store;

@@ -1,0 +1,159 @@
+//! Where token sets and API keys are kept.
+//!
+//! Two traits, [`TokenStore`] and [`KeyStore`], and a file per backend. A backend is chosen explicitly and never
+//! switched silently. Writing needs a guard, and a guard is the entry's lock: whoever can write holds it, across
+//! processes. Absent, locked, corrupt and unreadable are different answers, all the way to the client.
+
+pub mod file;
+pub mod memory;
+
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use crate::credential::{EntryKey, Name, Revision, TokenSet};
+
+/// A token set as it is stored.
+#[derive(Debug, Clone)]
+pub struct StoredTokens {
+    /// Identifies this version.
+    pub revision: Revision,
+    /// The token set.
+    pub tokens: TokenSet,
+}
+
+/// Keeps token sets. Cheap to share; every method may be called from many tasks at once.
+#[async_trait]
+pub trait TokenStore: Send + Sync + 'static {
+    /// The entry as it is stored, `None` if there is none. May come from memory, at most 1 s old.
+    async fn read(&self, key: &EntryKey) -> Result<Option<Arc<StoredTokens>>, StoreError>;
+
+    /// Every entry, in order of key. An entry that cannot be decrypted is listed, too.
+    async fn list(&self) -> Result<Vec<EntryKey>, StoreError>;
+
+    /// Takes the entry's lock, across processes; waits at most `wait`, without blocking a thread. The lock is free
+    /// again when the guard is dropped or its process dies; it is never stolen by age.
+    async fn lock(&self, key: &EntryKey, wait: Duration) -> Result<Box<dyn TokenGuard>, StoreError>;
+
+    /// Whether the store can be read now and, after a failed write, whether it can be written again.
+    async fn check(&self) -> Result<(), StoreError>;
+}
+
+/// The lock of one entry, and with it the right to write that entry.
+#[async_trait]
+pub trait TokenGuard: Send + Sync {
+    /// Reads the entry from the store itself, not from memory.
+    async fn read(&self) -> Result<Option<Arc<StoredTokens>>, StoreError>;
+
+    /// Replaces the entry under a new revision. When it returns, the new token set is durable; if it fails, the old
+    /// entry is still there. `over_corrupt`: whether an entry that cannot be decrypted may be replaced (a login, an
+    /// import); an entry of a newer format is never replaced.
+    async fn write(&mut self, tokens: TokenSet, over_corrupt: OverCorrupt) -> Result<Arc<StoredTokens>, StoreError>;
+
+    /// Removes the entry durably, also a corrupt one. `false`: there was none.
+    async fn remove(&mut self) -> Result<bool, StoreError>;
+}
+
+/// Keeps API keys, the same way.
+#[async_trait]
+pub trait KeyStore: Send + Sync + 'static {
+    /// The API key, `None` if there is none. May come from memory, at most 1 s old.
+    async fn read(&self, name: &Name) -> Result<Option<Arc<SecretString>>, StoreError>;
+
+    /// Every name, in order.
+    async fn list(&self) -> Result<Vec<Name>, StoreError>;
+
+    /// Sets the key durably, under its lock. Replaces a corrupt one; never one of a newer format.
+    async fn write(&self, name: &Name, key: SecretString, wait: Duration) -> Result<(), StoreError>;
+
+    /// Removes the key durably, under its lock. `false`: there was none.
+    async fn remove(&self, name: &Name, wait: Duration) -> Result<bool, StoreError>;
+}
+
+/// Whether a write may replace an entry that cannot be decrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverCorrupt {
+    /// A login or an import: what is stored is replaced whole, so nothing is lost that was not lost before.
+    Replace,
+    /// Everything else.
+    Refuse,
+}
+
+/// What a store was doing when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Reading an entry or key.
+    Read,
+    /// Listing.
+    List,
+    /// Writing.
+    Write,
+    /// Removing.
+    Remove,
+    /// Taking a lock.
+    Lock,
+    /// Opening the store.
+    Open,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::List => "list",
+            Self::Write => "write",
+            Self::Remove => "remove",
+            Self::Lock => "lock",
+            Self::Open => "open",
+        })
+    }
+}
+
+/// The cause below a [`StoreError`], for the log.
+pub type Cause = Box<dyn StdError + Send + Sync>;
+
+/// Why a store failed. The message is for the host; a sandbox only learns which of these it was.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The identity that decrypts the store cannot be had.
+    #[error("the store is locked: {mend}")]
+    Locked {
+        /// What is wrong and what to do.
+        mend: String,
+    },
+    /// The record is there but cannot be decrypted, or is malformed, or belongs to another name.
+    #[error("{what} is corrupt: {detail}")]
+    Corrupt {
+        /// The record, for people.
+        what: String,
+        /// What was found.
+        detail: String,
+    },
+    /// The record was written by a newer version; it is neither read nor replaced.
+    #[error("{what} was written by a newer credbroker (format {format}): upgrade credbroker to use it")]
+    NewerFormat {
+        /// The record, for people.
+        what: String,
+        /// Its format version.
+        format: u64,
+    },
+    /// Another process, or another task of this one, holds the entry's lock.
+    #[error("{what} is busy in another process")]
+    Busy {
+        /// The record, for people.
+        what: String,
+    },
+    /// The system refused.
+    #[error("cannot {operation} {what}: {cause}")]
+    Unavailable {
+        /// What the store was doing.
+        operation: Operation,
+        /// To what, for people.
+        what: String,
+        /// Why it failed.
+        #[source]
+        cause: Cause,
+    },
+}
