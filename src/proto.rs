@@ -19,8 +19,7 @@ use std::fmt;
 tonic::include_proto!("credbroker.v1");
 
 /// The encoded `FileDescriptorSet` of the package, for reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/credbroker_descriptor.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/credbroker_descriptor.bin"));
 
 impl fmt::Debug for AccessToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -35,9 +34,7 @@ impl fmt::Debug for AccessToken {
 
 impl fmt::Debug for GetTokenResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GetTokenResponse")
-            .field("token", &self.token)
-            .finish()
+        f.debug_struct("GetTokenResponse").field("token", &self.token).finish()
     }
 }
 

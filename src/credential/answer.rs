@@ -1,0 +1,301 @@
+//! A token answer: the JSON object of RFC 6749 section 5.1, read leniently where providers stray and strictly where a
+//! mistake would lose or leak something.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use data_encoding::BASE64URL_NOPAD;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+
+use crate::{
+    clock::Now,
+    credential::{Expiry, MAX_LIFETIME, TokenSet, is_token_text},
+};
+
+/// What a provider's configuration says about reading its answers.
+#[derive(Debug, Clone)]
+pub struct AnswerRules {
+    /// The lifetime of an access token whose answer has a refresh token but no `expires_in`.
+    pub default_lifetime: Duration,
+    /// Further string fields to keep.
+    pub extra_fields: Vec<String>,
+}
+
+impl Default for AnswerRules {
+    fn default() -> Self {
+        Self {
+            default_lifetime: Duration::from_secs(3600),
+            extra_fields: Vec::new(),
+        }
+    }
+}
+
+/// What is wrong with an answer. It names fields and never quotes their values.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidAnswer(String);
+
+/// Reads a token answer.
+///
+/// `expires_in` counts from `now` and may be a number, a float or a numeric string; `expires_at` may be Unix seconds or
+/// RFC 3339. If both are there the earlier one counts: a saved answer's `expires_in` is older than the file says. The
+/// subject is `sub`, else the `sub` claim of the `id_token` (which is not verified: the host's user vouches for it).
+///
+/// # Errors
+/// Not a JSON object, no access token, or a field of the wrong type.
+pub fn parse_answer(json: &[u8], rules: &AnswerRules, saved_by: &str, now: &Now) -> Result<TokenSet, InvalidAnswer> {
+    let value: Value = serde_json::from_slice(json)
+        .map_err(|e| InvalidAnswer(format!("not JSON (line {}, column {})", e.line(), e.column())))?;
+    let Value::Object(fields) = value else {
+        return Err(InvalidAnswer("not a JSON object".into()));
+    };
+    let access_token = token_field(&fields, "access_token")?.ok_or_else(|| {
+        InvalidAnswer("\"access_token\" is missing; expected an answer as in RFC 6749 section 5.1".into())
+    })?;
+    let refresh_token = token_field(&fields, "refresh_token")?;
+    let expiry = expiry(&fields, refresh_token.is_some(), rules, now)?;
+    let subject = match text_field(&fields, "sub")? {
+        Some(subject) => Some(subject.to_owned()),
+        None => text_field(&fields, "id_token")?.and_then(subject_of_id_token),
+    };
+    let extra: BTreeMap<String, String> = rules
+        .extra_fields
+        .iter()
+        .filter_map(|name| Some((name.clone(), fields.get(name)?.as_str()?.to_owned())))
+        .filter(|(_, value)| Some(value.as_str()) != refresh_token)
+        .collect();
+    Ok(TokenSet {
+        access_token: SecretString::from(access_token),
+        refresh_token: refresh_token.map(SecretString::from),
+        expiry,
+        token_type: text_field(&fields, "token_type")?.unwrap_or("Bearer").to_owned(),
+        scope: text_field(&fields, "scope")?.unwrap_or_default().to_owned(),
+        subject,
+        extra,
+        saved_by: saved_by.to_owned(),
+    })
+}
+
+/// A field that is a string and not empty; `null` counts as absent.
+fn text_field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, InvalidAnswer> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+        Some(_) => Err(InvalidAnswer(format!("\"{name}\" is not a string"))),
+    }
+}
+
+fn token_field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, InvalidAnswer> {
+    let token = text_field(fields, name)?;
+    if token.is_some_and(|token| !is_token_text(token)) {
+        return Err(InvalidAnswer(format!(
+            "\"{name}\" is not a token: expected 1 to 16384 printable ASCII characters"
+        )));
+    }
+    Ok(token)
+}
+
+fn expiry(
+    fields: &Map<String, Value>,
+    has_refresh_token: bool,
+    rules: &AnswerRules,
+    now: &Now,
+) -> Result<Option<Expiry>, InvalidAnswer> {
+    let given_in = match fields.get("expires_in") {
+        None | Some(Value::Null) => None,
+        Some(value) => {
+            Some(seconds(value).ok_or_else(|| InvalidAnswer("\"expires_in\" is not a number of seconds".into()))?)
+        }
+    };
+    let given_at = match fields.get("expires_at") {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(
+            moment(value)
+                .ok_or_else(|| InvalidAnswer("\"expires_at\" is neither Unix seconds nor an RFC 3339 time".into()))?,
+        ),
+    };
+    let left_at = given_at.map(|at| Duration::try_from(at.duration_since(now.wall)).unwrap_or_default());
+    Ok(match (given_in, left_at) {
+        (Some(lifetime), None) => Some(Expiry::from_lifetime(lifetime, now)),
+        (lifetime, Some(left)) => {
+            let left = left.min(lifetime.unwrap_or(MAX_LIFETIME));
+            Some(Expiry::from_lifetime(left, now))
+        }
+        (None, None) if has_refresh_token => Some(Expiry::from_lifetime(rules.default_lifetime, now)),
+        (None, None) => None,
+    })
+}
+
+/// Seconds as a number, a float or a numeric string. Zero, negative and not-a-number are zero: already expired.
+fn seconds(value: &Value) -> Option<Duration> {
+    let seconds = number(value)?;
+    // Bounded before the conversion, which refuses infinity and what does not fit.
+    Some(Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64())))
+}
+
+fn moment(value: &Value) -> Option<Timestamp> {
+    if let Some(text) = value.as_str()
+        && let Ok(at) = text.trim().parse::<Timestamp>()
+    {
+        return Some(at);
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a float beyond i64 saturates, and is refused or far away"
+    )]
+    let seconds = number(value)?.floor() as i64;
+    Timestamp::from_second(seconds).ok()
+}
+
+fn number(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+    };
+    (!number.is_nan()).then_some(number)
+}
+
+/// The `sub` claim of an ID token (OpenID Connect Core section 2), unverified.
+fn subject_of_id_token(id_token: &str) -> Option<String> {
+    let payload = id_token.split('.').nth(1)?;
+    let claims = BASE64URL_NOPAD.decode(payload.trim_end_matches('=').as_bytes()).ok()?;
+    let claims: Value = serde_json::from_slice(&claims).ok()?;
+    Some(claims.get("sub")?.as_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret as _;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn now() -> Now {
+        Now {
+            wall: Timestamp::from_second(NOW).unwrap(),
+            boot: Duration::from_secs(5),
+            boot_id: "boot".into(),
+        }
+    }
+
+    fn parse(json: &str) -> Result<TokenSet, InvalidAnswer> {
+        let rules = AnswerRules {
+            default_lifetime: Duration::from_secs(3600),
+            extra_fields: vec!["account_id".into(), "copy".into(), "n".into()],
+        };
+        parse_answer(json.as_bytes(), &rules, "import", &now())
+    }
+
+    fn remaining(json: &str) -> Option<u64> {
+        parse(json).unwrap().expiry.map(|e| e.remaining(&now()).as_secs())
+    }
+
+    #[test]
+    fn a_whole_answer() {
+        let tokens = parse(
+            r#"{"access_token":"a","token_type":"bearer","expires_in":60,"refresh_token":"r","scope":"x y",
+                "sub":"alice","account_id":"42","copy":"r","n":7,"other":"dropped"}"#,
+        )
+        .unwrap();
+        assert_eq!(tokens.access_token.expose_secret(), "a");
+        assert_eq!(tokens.refresh_token.unwrap().expose_secret(), "r");
+        assert_eq!((&*tokens.token_type, &*tokens.scope), ("bearer", "x y"));
+        assert_eq!(tokens.subject.as_deref(), Some("alice"));
+        // Named fields only, strings only, and never a copy of a stored secret.
+        assert_eq!(tokens.extra, [("account_id".to_owned(), "42".to_owned())].into());
+    }
+
+    #[test]
+    fn expiry_table() {
+        let table = [
+            (r#"{"access_token":"a","expires_in":60}"#, Some(60)),
+            (r#"{"access_token":"a","expires_in":60.9}"#, Some(60)),
+            (r#"{"access_token":"a","expires_in":"60"}"#, Some(60)),
+            (r#"{"access_token":"a","expires_in":" 60.0 "}"#, Some(60)),
+            (r#"{"access_token":"a","expires_in":0}"#, Some(0)),
+            (r#"{"access_token":"a","expires_in":-5}"#, Some(0)),
+            (
+                r#"{"access_token":"a","expires_in":1e300}"#,
+                Some(MAX_LIFETIME.as_secs()),
+            ),
+            (r#"{"access_token":"a"}"#, None),
+            (r#"{"access_token":"a","refresh_token":"r"}"#, Some(3600)),
+            (
+                r#"{"access_token":"a","refresh_token":"r","expires_in":null}"#,
+                Some(3600),
+            ),
+            (r#"{"access_token":"a","refresh_token":""}"#, None),
+            (r#"{"access_token":"a","expires_at":1800000090}"#, Some(90)),
+            (r#"{"access_token":"a","expires_at":"1800000090"}"#, Some(90)),
+            (r#"{"access_token":"a","expires_at":"2027-01-15T08:01:30Z"}"#, Some(90)),
+            (r#"{"access_token":"a","expires_at":1}"#, Some(0)),
+            // A saved answer: the file is older than its expires_in says.
+            (
+                r#"{"access_token":"a","expires_in":3600,"expires_at":1800000090}"#,
+                Some(90),
+            ),
+            (
+                r#"{"access_token":"a","expires_in":60,"expires_at":1800000090}"#,
+                Some(60),
+            ),
+        ];
+        for (json, want) in table {
+            assert_eq!(remaining(json), want, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_never_quoted() {
+        let table = [
+            ("SECRET", "not JSON (line 1, column 1)"),
+            (r#"["SECRET"]"#, "not a JSON object"),
+            (r#"{"refresh_token":"SECRET"}"#, "\"access_token\" is missing"),
+            (
+                r#"{"access_token":null,"refresh_token":"SECRET"}"#,
+                "\"access_token\" is missing",
+            ),
+            (r#"{"access_token":["SECRET"]}"#, "\"access_token\" is not a string"),
+            (r#"{"access_token":"SECRET\n"}"#, "\"access_token\" is not a token"),
+            (
+                r#"{"access_token":"a","refresh_token":"SECRET\u0000"}"#,
+                "\"refresh_token\" is not a token",
+            ),
+            (
+                r#"{"access_token":"a","expires_in":"SECRET"}"#,
+                "\"expires_in\" is not a number",
+            ),
+            (
+                r#"{"access_token":"a","expires_in":"NaN"}"#,
+                "\"expires_in\" is not a number",
+            ),
+            (
+                r#"{"access_token":"a","expires_at":"SECRET"}"#,
+                "\"expires_at\" is neither",
+            ),
+            (
+                r#"{"access_token":"a","scope":["SECRET"]}"#,
+                "\"scope\" is not a string",
+            ),
+        ];
+        for (json, want) in table {
+            let error = parse(json).unwrap_err().to_string();
+            assert!(error.starts_with(want), "{json}: {error}");
+            assert!(!error.contains("SECRET"), "{error}");
+        }
+        assert!(parse(&format!(r#"{{"access_token":"{}"}}"#, "x".repeat(16 * 1024))).is_ok());
+        assert!(parse(&format!(r#"{{"access_token":"{}"}}"#, "x".repeat(16 * 1024 + 1))).is_err());
+    }
+
+    #[test]
+    fn the_subject_comes_from_the_id_token_if_the_answer_has_none() {
+        let claims = BASE64URL_NOPAD.encode(br#"{"sub":"bob"}"#);
+        let json = format!(r#"{{"access_token":"a","id_token":"h.{claims}.s"}}"#);
+        assert_eq!(parse(&json).unwrap().subject.as_deref(), Some("bob"));
+        for junk in ["h", "h..s", "h.!!.s", "h.e30.s"] {
+            let json = format!(r#"{{"access_token":"a","id_token":"{junk}"}}"#);
+            assert_eq!(parse(&json).unwrap().subject, None);
+        }
+    }
+}

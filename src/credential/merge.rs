@@ -1,0 +1,146 @@
+//! What a new token changes in a stored token set, and what it leaves.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::SecretString;
+
+use crate::{
+    clock::Now,
+    credential::{Expiry, TokenSet},
+};
+
+/// The longest that a token saved from a sandbox is believed to last if the stored one did not last longer.
+const LONGEST_SAVED: Duration = Duration::from_secs(24 * 3600);
+
+/// An access token that a sandbox asks to save. It has no refresh token: a sandbox cannot name one.
+#[derive(Clone)]
+pub struct SavedToken {
+    /// The new access token.
+    pub access_token: SecretString,
+    /// What remains of it; wins over `expire_time`, because a sandbox's clock may be wrong.
+    pub expires_in: Option<Duration>,
+    /// When it expires by the sandbox's account.
+    pub expire_time: Option<Timestamp>,
+    /// New if not empty.
+    pub token_type: String,
+    /// New if not empty.
+    pub scope: String,
+}
+
+impl TokenSet {
+    /// The token set after SaveToken: access token and expiry are the new ones; token type and scope are new if not
+    /// empty; refresh token, subject and extra fields stay.
+    ///
+    /// A sandbox cannot make a token immortal, or the host would never renew it again: an expiry later than the longer
+    /// of the stored lifetime and 24 h from now, or none at all, is shortened to that.
+    #[must_use]
+    pub fn merge_saved(&self, saved: SavedToken, saved_by: String, now: &Now) -> Self {
+        let cap = self
+            .expiry
+            .as_ref()
+            .map_or(LONGEST_SAVED, |stored| stored.lifetime.max(LONGEST_SAVED));
+        let asked = saved.expires_in.or_else(|| {
+            let until = saved.expire_time?.duration_since(now.wall);
+            Some(Duration::try_from(until).unwrap_or_default())
+        });
+        let lifetime = asked.map_or(cap, |asked| asked.min(cap));
+        Self {
+            access_token: saved.access_token,
+            refresh_token: self.refresh_token.clone(),
+            expiry: Some(Expiry::from_lifetime(lifetime, now)),
+            token_type: new_or(saved.token_type, &self.token_type),
+            scope: new_or(saved.scope, &self.scope),
+            subject: self.subject.clone(),
+            extra: self.extra.clone(),
+            saved_by,
+        }
+    }
+}
+
+fn new_or(new: String, stored: &str) -> String {
+    if new.is_empty() { stored.to_owned() } else { new }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret as _;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn now() -> Now {
+        Now {
+            wall: Timestamp::from_second(1_800_000_000).unwrap(),
+            boot: HOUR,
+            boot_id: "boot".into(),
+        }
+    }
+
+    fn stored(lifetime: Option<Duration>) -> TokenSet {
+        TokenSet {
+            access_token: "old".into(),
+            refresh_token: Some("refresh".into()),
+            expiry: lifetime.map(|l| Expiry::from_lifetime(l, &now())),
+            token_type: "Bearer".into(),
+            scope: "repo".into(),
+            subject: Some("alice".into()),
+            extra: [("account".to_owned(), "1".to_owned())].into(),
+            saved_by: "import".into(),
+        }
+    }
+
+    fn saved(expires_in: Option<Duration>, expire_time: Option<i64>) -> SavedToken {
+        SavedToken {
+            access_token: "new".into(),
+            expires_in,
+            expire_time: expire_time.map(|s| Timestamp::from_second(s).unwrap()),
+            token_type: String::new(),
+            scope: String::new(),
+        }
+    }
+
+    #[test]
+    fn access_token_and_expiry_are_new_and_everything_else_stays() {
+        let merged = stored(Some(HOUR)).merge_saved(saved(Some(HOUR), None), "sandbox x".into(), &now());
+        assert_eq!(merged.access_token.expose_secret(), "new");
+        assert_eq!(merged.refresh_token.unwrap().expose_secret(), "refresh");
+        assert_eq!((&*merged.token_type, &*merged.scope), ("Bearer", "repo"));
+        assert_eq!(merged.subject.as_deref(), Some("alice"));
+        assert_eq!(merged.extra.len(), 1);
+        assert_eq!(merged.saved_by, "sandbox x");
+    }
+
+    #[test]
+    fn token_type_and_scope_are_new_if_not_empty() {
+        let mut new = saved(None, None);
+        new.token_type = "DPoP".into();
+        new.scope = "user".into();
+        let merged = stored(None).merge_saved(new, String::new(), &now());
+        assert_eq!((&*merged.token_type, &*merged.scope), ("DPoP", "user"));
+    }
+
+    #[test]
+    fn expiry_table() {
+        let wall = now().wall.as_second();
+        // stored lifetime, expires_in, expire_time -> seconds that remain
+        let table = [
+            (Some(HOUR), Some(HOUR), None, 3600),
+            (Some(HOUR), None, Some(wall + 60), 60),
+            (Some(HOUR), Some(HOUR), Some(wall + 60), 3600), // expires_in wins
+            (Some(HOUR), None, None, 24 * 3600),             // none: shortened
+            (Some(HOUR), Some(3 * DAY), None, 24 * 3600),    // too late: shortened
+            (Some(2 * DAY), Some(3 * DAY), None, 48 * 3600), // the stored lifetime is longer than 24 h
+            (None, Some(3 * DAY), None, 24 * 3600),
+            (None, None, None, 24 * 3600),
+            (Some(HOUR), Some(Duration::ZERO), None, 0), // already expired
+            (Some(HOUR), None, Some(wall - 60), 0),
+        ];
+        for row in table {
+            let (lifetime, expires_in, expire_time, want) = row;
+            let merged = stored(lifetime).merge_saved(saved(expires_in, expire_time), String::new(), &now());
+            assert_eq!(merged.expiry.unwrap().remaining(&now()).as_secs(), want, "{row:?}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The values of the domain: names, secrets, token sets. No I/O, no clock, no wire types.
+
+mod answer;
+mod expiry;
+mod merge;
+mod name;
+mod token;
+
+pub use answer::{AnswerRules, InvalidAnswer, parse_answer};
+pub use expiry::{Expiry, MAX_LIFETIME};
+pub use merge::SavedToken;
+pub use name::{DEFAULT_BUCKET, EntryKey, InvalidName, MAX_NAME, Name};
+pub use token::{AccessToken, MAX_SECRET, Revision, TokenSet, is_token_text};
