@@ -1,0 +1,168 @@
+//! Why a call fails, as the core sees it. Each variant has one [`Reason`], and each message says what to do next.
+
+use std::error::Error as StdError;
+
+use crate::{
+    credential::{EntryKey, InvalidName, Name},
+    reason::Reason,
+    store::StoreError,
+};
+
+/// A call's failure. `Display` is what the caller reads: it is built from checked names and fixed words only, never
+/// from a store's or a provider's text, which goes to the log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No such entry.
+    #[error("there is no entry {0}: store one on the host with `credbroker token import`")]
+    NoEntry(EntryKey),
+    /// No such API key.
+    #[error("there is no API key {0}: store one on the host with `credbroker key set {0}`")]
+    NoKey(Name),
+    /// A missing or malformed field.
+    #[error("{field}: {problem}")]
+    InvalidRequest {
+        /// The field's name in the request message.
+        field: &'static str,
+        /// What is wrong with it and what would be right.
+        problem: String,
+    },
+    /// Over a limit of size.
+    #[error("{what} is larger than {limit} bytes: send less")]
+    MessageTooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// No such method on this socket, or a compression that is not spoken.
+    #[error("{0}")]
+    Unimplemented(String),
+    /// The capability is missing or wrong. Which of the two is said, nothing else.
+    #[error("the capability is {0}: send the metadata `authorization: Bearer $CREDBROKER_CAPABILITY` with every call")]
+    Unauthenticated(&'static str),
+    /// The entry is outside the policy. Whether it exists makes no difference, not even in time.
+    #[error(
+        "the policy of this sandbox does not allow this for {0}: the host allows it with `--allow`, `--allow-save` or `--allow-remove`"
+    )]
+    Unauthorized(EntryKey),
+    /// The API key is outside the policy.
+    #[error("the policy of this sandbox does not allow the API key {0}: the host allows it with `--allow-key {0}`")]
+    UnauthorizedKey(Name),
+    /// The peer's uid may not use this socket.
+    #[error("uid {uid} may not use this socket: the host allows it with `--allow-uid {uid}`")]
+    PeerNotAllowed {
+        /// The uid that the kernel reported when the connection was accepted.
+        uid: u32,
+    },
+    /// The system did not say who connected.
+    #[error("the system did not tell who connected, so nobody is served: connect over a Unix socket of this host")]
+    PeerUnknown,
+    /// No common protocol version.
+    #[error("this broker speaks protocol version {ours} only: restart the session with a client that does, too")]
+    UnknownVersion {
+        /// The version this broker speaks.
+        ours: u32,
+    },
+    /// The token has expired and cannot be renewed.
+    #[error(
+        "the access token of {0} has expired and cannot be renewed: store a new one on the host with `credbroker token import`"
+    )]
+    NeedsLogin(EntryKey),
+    /// The token has expired, there is a refresh token, but no provider to present it to.
+    #[error("the access token of {key} has expired and no provider \"{}\" is configured to renew it: add [providers.{}] to the host's config.toml, or store a new token with `credbroker token import`", .0.provider, .0.provider, key = .0)]
+    ProviderNotFound(EntryKey),
+    /// The broker is stopping.
+    #[error("the broker is stopping: restart the session")]
+    ShuttingDown,
+    /// The call's own or the server's deadline passed.
+    #[error("the call did not end within its deadline of {seconds} s: try again, with more time")]
+    DeadlineExceeded {
+        /// The deadline that passed, in seconds.
+        seconds: f64,
+    },
+    /// The store failed.
+    #[error("{}", store_message(.0))]
+    Store(#[from] StoreError),
+    /// Anything else. The cause is for the log.
+    #[error("the broker failed; its log on the host says why")]
+    Internal(#[source] Box<dyn StdError + Send + Sync>),
+}
+
+impl Error {
+    /// The malformed name of a field.
+    #[must_use]
+    pub fn invalid_name(field: &'static str, name: &InvalidName) -> Self {
+        Self::InvalidRequest {
+            field,
+            problem: name.to_string(),
+        }
+    }
+
+    /// The machine-readable reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NoEntry(_) | Self::NoKey(_) => Reason::NotFound,
+            Self::InvalidRequest { .. } => Reason::InvalidRequest,
+            Self::MessageTooLarge { .. } => Reason::MessageTooLarge,
+            Self::Unimplemented(_) => Reason::Unimplemented,
+            Self::Unauthenticated(_) => Reason::Unauthenticated,
+            Self::Unauthorized(_) | Self::UnauthorizedKey(_) => Reason::Unauthorized,
+            Self::PeerNotAllowed { .. } | Self::PeerUnknown => Reason::PeerNotAllowed,
+            Self::UnknownVersion { .. } => Reason::UnknownVersion,
+            Self::NeedsLogin(_) => Reason::NeedsLogin,
+            Self::ProviderNotFound(_) => Reason::ProviderNotFound,
+            Self::ShuttingDown => Reason::ShuttingDown,
+            Self::DeadlineExceeded { .. } => Reason::DeadlineExceeded,
+            Self::Store(StoreError::Locked { .. }) => Reason::StoreLocked,
+            Self::Store(StoreError::Corrupt { .. }) => Reason::StoreCorrupt,
+            Self::Store(StoreError::NewerFormat { .. } | StoreError::Unavailable { .. }) => Reason::StoreUnavailable,
+            Self::Store(StoreError::Busy { .. }) => Reason::LockTimeout,
+            Self::Internal(_) => Reason::InternalError,
+        }
+    }
+
+    /// The checked names that the failure is about, for the metadata of `ErrorInfo`.
+    #[must_use]
+    pub fn metadata(&self) -> Vec<(&'static str, String)> {
+        let entry = |key: &EntryKey| {
+            vec![
+                ("provider", key.provider.to_string()),
+                ("bucket", key.bucket.to_string()),
+            ]
+        };
+        match self {
+            Self::NoEntry(key) | Self::Unauthorized(key) | Self::NeedsLogin(key) | Self::ProviderNotFound(key) => {
+                entry(key)
+            }
+            Self::NoKey(name) | Self::UnauthorizedKey(name) => vec![("name", name.to_string())],
+            Self::InvalidRequest { field, .. } => vec![("field", (*field).to_owned())],
+            Self::MessageTooLarge { limit, .. } => vec![("limit", limit.to_string())],
+            Self::PeerNotAllowed { uid } => vec![("uid", uid.to_string())],
+            Self::UnknownVersion { ours } => vec![("version", ours.to_string())],
+            Self::Unimplemented(_)
+            | Self::Unauthenticated(_)
+            | Self::PeerUnknown
+            | Self::ShuttingDown
+            | Self::DeadlineExceeded { .. }
+            | Self::Store(_)
+            | Self::Internal(_) => Vec::new(),
+        }
+    }
+}
+
+/// What a caller may read of a store's failure: which kind it was and whom to turn to. Paths and causes stay in the log.
+fn store_message(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Locked { .. } => "the host's store is locked: `credbroker status` on the host says why",
+        StoreError::Corrupt { .. } => {
+            "the stored record is corrupt and was left as it is: store it anew on the host with `credbroker token import` or `credbroker key set`"
+        }
+        StoreError::NewerFormat { .. } => {
+            "the stored record was written by a newer credbroker: upgrade credbroker on the host"
+        }
+        StoreError::Busy { .. } => "the entry is busy in another process on the host: try again",
+        StoreError::Unavailable { .. } => "the host's store cannot be used now: the broker's log on the host says why",
+    }
+}

@@ -1,0 +1,113 @@
+//! What the host may know of the entries: everything but the tokens.
+
+use jiff::Timestamp;
+
+use crate::{
+    broker::{
+        Broker, Error,
+        page::{Page, PageRequest},
+        timing,
+    },
+    credential::EntryKey,
+    store::StoreError,
+};
+
+/// The state of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryState {
+    /// The access token is usable.
+    Ok,
+    /// It cannot be renewed: the host has to store a new token set.
+    NeedsLogin,
+    /// The stored record cannot be decrypted or is malformed.
+    Corrupt,
+    /// The store is locked.
+    Locked,
+}
+
+impl EntryState {
+    /// The name in JSON and tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NeedsLogin => "needs_login",
+            Self::Corrupt => "corrupt",
+            Self::Locked => "locked",
+        }
+    }
+}
+
+/// One entry as the broker sees it.
+#[derive(Debug, Clone)]
+pub struct EntryStatus {
+    /// Which entry.
+    pub key: EntryKey,
+    /// The account's subject, if known.
+    pub subject: Option<String>,
+    /// When the access token expires; `None`: never, or not known.
+    pub expire_time: Option<Timestamp>,
+    /// The last delivery by this broker.
+    pub last_used: Option<Timestamp>,
+    /// Its state.
+    pub state: EntryState,
+    /// Who wrote it last.
+    pub saved_by: Option<String>,
+}
+
+impl Broker {
+    /// The store's entries, in order of name, and where the next page goes on. One that cannot be read is listed with
+    /// the state that says why.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store itself cannot be read.
+    pub async fn entries(&self, page: &PageRequest<EntryKey>) -> Result<(Vec<EntryStatus>, Option<EntryKey>), Error> {
+        let Page { names, next } = page.cut(self.inner.parts.tokens.list().await?);
+        let mut entries = Vec::with_capacity(names.len());
+        for key in names {
+            // `None`: removed since the list was made.
+            entries.extend(self.entry(&key).await?);
+        }
+        Ok((entries, next))
+    }
+
+    /// Deliveries since the start.
+    #[must_use]
+    pub fn deliveries(&self) -> u64 {
+        self.inner.stats.deliveries()
+    }
+
+    async fn entry(&self, key: &EntryKey) -> Result<Option<EntryStatus>, StoreError> {
+        let unreadable = |state| EntryStatus {
+            key: key.clone(),
+            subject: None,
+            expire_time: None,
+            last_used: self.inner.stats.last_used(key),
+            state,
+            saved_by: None,
+        };
+        let stored = match self.inner.parts.tokens.read(key).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(stored)) => stored,
+            Err(StoreError::Corrupt { .. } | StoreError::NewerFormat { .. }) => {
+                return Ok(Some(unreadable(EntryState::Corrupt)));
+            }
+            Err(StoreError::Locked { .. }) => return Ok(Some(unreadable(EntryState::Locked))),
+            Err(error @ (StoreError::Busy { .. } | StoreError::Unavailable { .. })) => return Err(error),
+        };
+        let expiry = stored.tokens.expiry.as_ref();
+        let expired = timing::expired(expiry, &self.inner.parts.clock.now());
+        Ok(Some(EntryStatus {
+            key: key.clone(),
+            subject: stored.tokens.subject.clone(),
+            expire_time: expiry.map(|e| e.at),
+            last_used: self.inner.stats.last_used(key),
+            state: if expired {
+                EntryState::NeedsLogin
+            } else {
+                EntryState::Ok
+            },
+            saved_by: Some(stored.tokens.saved_by.clone()),
+        }))
+    }
+}
