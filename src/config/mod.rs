@@ -1,0 +1,281 @@
+//! The configuration: a file, overridden by environment variables, becomes one valid [`Config`].
+//!
+//! Flags override both; the command line does that itself, on the fields of the [`Config`] it got. What is wrong ends in
+//! a [`ConfigError`], which says where, which key and what to do, on one line. Every key stands in [`KEYS`].
+//!
+//! Paths: `~/` at the beginning is the home directory. Relative paths of a file belong to the file's directory, those of
+//! a variable to the working directory. Commands are run by `/bin/sh -c`.
+//!
+//! This module reads files and never writes one; it runs no command and fetches no URL. It also reads the two files that
+//! say who may connect to a `serve`: [`PolicyFile`] and the capability's, [`read_capability_file`].
+
+mod capability_file;
+mod endpoint;
+mod environment;
+mod error;
+mod file;
+mod policy_file;
+mod providers;
+mod schema;
+mod section;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
+
+pub use self::{
+    capability_file::{Capability, read_capability_file},
+    endpoint::Endpoint,
+    environment::{CAPABILITY, Environment, SOCKET},
+    error::ConfigError,
+    policy_file::{PolicyFile, Sandbox},
+    providers::{ClientAuth, ClientSecret, Flow, Preset, ProviderConfig, RedirectHost, TokenRequestFormat},
+    schema::{KEYS, Key, Kind, POLICY_KEYS},
+    values::{Params, ShellCommand},
+};
+use self::{
+    environment::PREFIX,
+    error::{Place, escaped},
+    file::Source,
+    schema::{AUDIT, PROVIDERS, STORE, choice, did_you_mean},
+    section::{Given, Roots, Section, absolute},
+};
+use crate::credential::Name;
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Where token sets and API keys are kept.
+    pub store: StoreConfig,
+    /// Where the audit files are.
+    pub audit: AuditConfig,
+    /// The providers by name.
+    pub providers: BTreeMap<Name, ProviderConfig>,
+}
+
+/// `[store]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The backend.
+    pub backend: Backend,
+    /// The directory of the file store. `None`: it is not set, and there is no home to put it in; see
+    /// [`StoreConfig::directory`].
+    pub path: Option<PathBuf>,
+    /// Where the age identity of the file store comes from.
+    pub identity: IdentitySource,
+    /// Whether the file store may be on a network file system.
+    pub allow_network_fs: bool,
+}
+
+impl StoreConfig {
+    /// The directory of the file store, for those who need it: not everybody does, so having none is no error before.
+    ///
+    /// # Errors
+    /// It is not set, and there is no home directory.
+    pub fn directory(&self) -> Result<&Path, ConfigError> {
+        needed(self.path.as_deref(), "store.path", "XDG_DATA_HOME")
+    }
+}
+
+/// `[audit]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditConfig {
+    /// The directory of the audit files. `None`: it is not set, and there is no home to put it in; see
+    /// [`AuditConfig::directory`].
+    pub path: Option<PathBuf>,
+}
+
+impl AuditConfig {
+    /// The directory of the audit files, for those who need it.
+    ///
+    /// # Errors
+    /// It is not set, and there is no home directory.
+    pub fn directory(&self) -> Result<&Path, ConfigError> {
+        needed(self.path.as_deref(), "audit.path", "XDG_STATE_HOME")
+    }
+}
+
+choice! {
+    /// What keeps token sets and API keys.
+    #[derive(Default)]
+    pub enum Backend {
+        /// Encrypted files.
+        #[default]
+        File = "file",
+        /// The memory of the process; nothing survives it.
+        Memory = "memory",
+    }
+}
+
+/// Where the age identity comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// The store's own, made once in its directory.
+    #[default]
+    Own,
+    /// A file holds it.
+    File(PathBuf),
+    /// A command prints it.
+    Command(ShellCommand),
+}
+
+impl Config {
+    /// Reads `explicit`, or the default file if there is one, and lets the environment override single keys.
+    ///
+    /// # Errors
+    /// The first thing that is wrong: what cannot be read, then what is unknown, then what has a wrong value.
+    pub fn load(explicit: Option<&Path>, env: &Environment) -> Result<Self, ConfigError> {
+        let source = match (explicit, Self::default_file(env)) {
+            (Some(path), _) => Some((path.to_owned(), Source::read(path)?)),
+            (None, Some(path)) => Source::read_if_present(&path)?.map(|source| (path, source)),
+            (None, None) => None,
+        };
+        match &source {
+            Some((path, source)) => {
+                let path = absolute(path);
+                let base = path.parent().unwrap_or(Path::new("/"));
+                Self::from_source(Some(source), base, env)
+            }
+            None => Self::from_source(None, Path::new("/"), env),
+        }
+    }
+
+    /// The file that is read when none is named. `None`: there is no home directory.
+    #[must_use]
+    pub fn default_file(env: &Environment) -> Option<PathBuf> {
+        env.config_home().map(|home| home.join("credbroker/config.toml"))
+    }
+
+    /// The environment variables that hold client secrets; no child process may get them.
+    #[must_use]
+    pub fn secret_variables(&self) -> Vec<&str> {
+        self.providers
+            .values()
+            .filter_map(|provider| match &provider.client_secret {
+                Some(ClientSecret::Variable(name)) => Some(name.as_str()),
+                Some(ClientSecret::File(_) | ClientSecret::Command(_)) | None => None,
+            })
+            .collect()
+    }
+
+    fn from_source(source: Option<&Source>, base: &Path, env: &Environment) -> Result<Self, ConfigError> {
+        let roots = Roots { base, home: env.home() };
+        let table = source.map(Source::parse).transpose()?;
+        let mut sections = match (source, &table) {
+            (Some(source), Some(table)) => source.sections(table, KEYS, roots)?,
+            (None, _) | (_, None) => Vec::new(),
+        };
+        override_keys(&mut sections, env, roots)?;
+
+        let mut config = Self {
+            store: StoreConfig {
+                path: env.data_home().map(|home| home.join("credbroker")),
+                ..StoreConfig::default()
+            },
+            audit: AuditConfig {
+                path: env.state_home().map(|home| home.join("credbroker/audit")),
+            },
+            providers: BTreeMap::new(),
+        };
+        for section in &sections {
+            match (section.kind(), section.name()) {
+                (STORE, _) => config.store.apply(section)?,
+                (AUDIT, _) => config.audit.path = section.path("path")?.or(config.audit.path),
+                (_, Some(name)) => {
+                    let provider = ProviderConfig::from_section(section)?;
+                    config.providers.insert(name.clone(), provider);
+                }
+                // Every section of `KEYS` has its arm above; a test goes through all keys.
+                (_, None) => {}
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl StoreConfig {
+    fn apply(&mut self, section: &Section<'_>) -> Result<(), ConfigError> {
+        section.at_most_one(&["identity_file", "identity_command"])?;
+        if let Some(backend) = section.choice("backend")? {
+            self.backend = backend;
+        }
+        if let Some(path) = section.path("path")? {
+            self.path = Some(path);
+        }
+        if let Some(path) = section.path("identity_file")? {
+            self.identity = IdentitySource::File(path);
+        }
+        if let Some(command) = section.command("identity_command")? {
+            self.identity = IdentitySource::Command(command);
+        }
+        if let Some(allow) = section.flag("allow_network_fs")? {
+            self.allow_network_fs = allow;
+        }
+        Ok(())
+    }
+}
+
+/// Applies every `CREDBROKER_<SECTION>_<KEY>` of the environment; one that names no key is an error.
+fn override_keys<'d>(
+    sections: &mut Vec<Section<'d>>,
+    env: &'d Environment,
+    roots: Roots<'d>,
+) -> Result<(), ConfigError> {
+    for (variable, value) in env.own_variables() {
+        if variable == SOCKET || variable == CAPABILITY {
+            continue;
+        }
+        let place = Place::Variable(variable.to_string_lossy().into_owned());
+        let Some(key) = overridable().find(|key| variable == OsStr::new(&variable_of(key))) else {
+            return Err(unknown_variable(&place, &variable.to_string_lossy()));
+        };
+        let found = sections.iter_mut().find(|section| section.kind() == key.section);
+        if let Some(section) = found {
+            section.set(key, place, Given::Variable(value));
+        } else {
+            let mut section = Section::new(key.section, None, place.clone(), roots);
+            section.set(key, place, Given::Variable(value));
+            sections.push(section);
+        }
+    }
+    Ok(())
+}
+
+fn overridable() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(|key| key.section != PROVIDERS)
+}
+
+/// The variable that overrides the key.
+fn variable_of(key: &Key) -> String {
+    format!("{PREFIX}{}_{}", key.section, key.name).to_uppercase()
+}
+
+fn unknown_variable(place: &Place, name: &str) -> ConfigError {
+    let problem = format!("unknown variable \"{}\"", escaped(name));
+    if name.starts_with("CREDBROKER_PROVIDERS_") {
+        return ConfigError::new(
+            place,
+            problem,
+            "providers are set in the configuration file only: unset it",
+        );
+    }
+    let known: Vec<String> = overridable().map(variable_of).collect();
+    let mut names: Vec<&str> = known.iter().map(String::as_str).collect();
+    names.extend([SOCKET, CAPABILITY]);
+    ConfigError::new(place, problem, did_you_mean(name, &names))
+}
+
+fn needed<'p>(path: Option<&'p Path>, key: &str, variable: &str) -> Result<&'p Path, ConfigError> {
+    path.ok_or_else(|| {
+        ConfigError::new(
+            &Place::Default,
+            format!("{key} is not set, and neither {variable} nor HOME is an absolute path"),
+            format!("set HOME or {key}"),
+        )
+    })
+}
