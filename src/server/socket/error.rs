@@ -1,0 +1,256 @@
+//! Why a broker could not get its directory or its socket, and what to do about it.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
+
+/// Why a broker could not get its directory or its socket. Every message ends with what to do next.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SocketError {
+    /// The path cannot be that of a socket.
+    #[error("socket path {path}: it must be absolute and end in a file name")]
+    NotASocketPath {
+        /// As it was given.
+        path: PathBuf,
+    },
+    /// The system has no room for the path in a socket address.
+    #[error("socket path {path} has {length} bytes, more than the {limit} this system allows: {}", role.shorten())]
+    PathTooLong {
+        /// The whole path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+        /// What the system allows.
+        limit: usize,
+        /// Which directory the path is in.
+        role: DirRole,
+    },
+    /// The mode has bits that a socket cannot have.
+    #[error("socket mode {mode:o}: use three octal digits, for example 600 or 660")]
+    NotASocketMode {
+        /// As it was given.
+        mode: u32,
+    },
+    /// The directory is not there.
+    #[error("directory {path} does not exist: {}", role.find())]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+        /// What it is needed for.
+        role: DirRole,
+    },
+    /// Somebody else could reach or replace what is put into the directory.
+    #[error("directory {path} {flaw}: {}", flaw.mend(*role, path))]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// What it is needed for.
+        role: DirRole,
+        /// What is wrong with it.
+        flaw: Flaw,
+    },
+    /// A broker that runs as the daemon is there already.
+    #[error("a broker is already running on {socket}{}: stop it, or start this one with --socket PATH", of_pid(*pid))]
+    DaemonRunning {
+        /// The other broker's process, if its directory tells.
+        pid: Option<u32>,
+        /// The socket that it serves.
+        socket: PathBuf,
+    },
+    /// Somebody listens on the path.
+    #[error("{path} is already in use by a running broker{}: stop it, or choose another --socket PATH", of_pid(*pid))]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+        /// Who listens there, where the system tells.
+        pid: Option<u32>,
+    },
+    /// The path names something that no broker made; it is never removed.
+    #[error("{path} exists and is not a socket: move it away, or choose another --socket PATH")]
+    NotASocket {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// Whether somebody listens on the path cannot be told, so it is left alone.
+    #[error("cannot tell whether {path} is in use ({source}): remove it if it is not, or choose another --socket PATH")]
+    Unclear {
+        /// The socket.
+        path: PathBuf,
+        /// What the attempt to connect said.
+        source: io::Error,
+    },
+    /// Something that no broker put there is where the broker's own files go.
+    #[error("{path} is in the way and not the broker's: move it away and start again")]
+    Occupied {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// The path changed under the broker's hands.
+    #[error("{path} was changed by another process while the broker was binding it: start again")]
+    Changed {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Another process has held a lock for longer than starting or stopping takes.
+    #[error(
+        "{path} has been locked by another process for {seconds} s: try again; if that does not help, \
+         `fuser {path}` shows which process to stop"
+    )]
+    Busy {
+        /// The locked file or directory.
+        path: PathBuf,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The system refused.
+    #[error("cannot {action} {path}: {source}; check its permissions, the free space and the file system")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What a [`SocketError`] comes down to. The command line makes an exit code of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// `--socket` or `--socket-mode` asks for something that cannot be had (64).
+    Usage,
+    /// Somebody else serves there (69).
+    InUse,
+    /// The system refused (70).
+    System,
+    /// Another process was quicker; trying again may help (75).
+    Busy,
+    /// A directory is not fit for use (78).
+    Config,
+}
+
+/// What a directory is needed for: what it must be like, and what to do if it is not, depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirRole {
+    /// The temporary directory, where `XDG_RUNTIME_DIR` is not set.
+    Temporary,
+    /// `XDG_RUNTIME_DIR`, which the runtime directory goes into.
+    RuntimeParent,
+    /// The runtime directory, which nobody else may enter.
+    Runtime,
+    /// The parent of a `--socket PATH`, which nobody else may write to.
+    SocketParent,
+}
+
+/// What is wrong with a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// It is a symbolic link, so it can be made to point elsewhere.
+    Symlink,
+    /// It is something else.
+    NotADirectory,
+    /// It belongs to another user.
+    Owner {
+        /// The uid that it belongs to.
+        found: u32,
+        /// The broker's own.
+        own: u32,
+    },
+    /// Its mode lets in others, or keeps out its owner.
+    Mode {
+        /// The permission bits.
+        found: rustix::fs::RawMode,
+    },
+}
+
+impl SocketError {
+    /// What it comes down to, for an exit code.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::PathTooLong {
+                role: DirRole::SocketParent,
+                ..
+            }
+            | Self::Missing {
+                role: DirRole::SocketParent,
+                ..
+            }
+            | Self::NotASocketPath { .. }
+            | Self::NotASocketMode { .. }
+            | Self::NotASocket { .. } => Failure::Usage,
+            Self::DaemonRunning { .. } | Self::InUse { .. } | Self::Unclear { .. } => Failure::InUse,
+            Self::System { .. } => Failure::System,
+            Self::Busy { .. } | Self::Changed { .. } => Failure::Busy,
+            Self::PathTooLong { .. } | Self::Missing { .. } | Self::Unsafe { .. } | Self::Occupied { .. } => {
+                Failure::Config
+            }
+        }
+    }
+
+    /// Makes a [`SocketError::System`], for `map_err`.
+    pub(super) fn system<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Self {
+        move |source| Self::System {
+            action,
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+}
+
+impl DirRole {
+    /// The way out of a path that is too long.
+    fn shorten(self) -> &'static str {
+        match self {
+            Self::SocketParent => "choose a shorter --socket PATH",
+            Self::Temporary | Self::RuntimeParent | Self::Runtime => "set XDG_RUNTIME_DIR to a shorter directory",
+        }
+    }
+
+    /// The way out of a directory that is not there.
+    fn find(self) -> &'static str {
+        match self {
+            Self::Temporary => "set XDG_RUNTIME_DIR or TMPDIR to one that does",
+            Self::RuntimeParent => "set XDG_RUNTIME_DIR to one that does, or unset it",
+            Self::Runtime => "start again, the broker makes it",
+            Self::SocketParent => "create it with mode 700, or choose another --socket PATH",
+        }
+    }
+}
+
+impl Flaw {
+    fn mend(self, role: DirRole, path: &Path) -> String {
+        let other = match role {
+            DirRole::SocketParent => "choose a --socket PATH in a directory of your own",
+            DirRole::Temporary | DirRole::RuntimeParent | DirRole::Runtime => {
+                "set XDG_RUNTIME_DIR to a directory of your own"
+            }
+        };
+        match (self, role) {
+            (Self::Symlink, DirRole::SocketParent) => "give the --socket PATH in the directory it points to".to_owned(),
+            (Self::Symlink | Self::NotADirectory, DirRole::Runtime) => format!("move it away, or {other}"),
+            (Self::Symlink | Self::NotADirectory | Self::Owner { .. }, _) => other.to_owned(),
+            (Self::Mode { .. }, DirRole::SocketParent) => {
+                format!("others may write to it; chmod go-w {}", path.display())
+            }
+            (Self::Mode { .. }, _) => format!("chmod 700 {}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Symlink => f.write_str("is a symbolic link"),
+            Self::NotADirectory => f.write_str("is not a directory"),
+            Self::Owner { found, own } => write!(f, "is owned by uid {found}, not {own}"),
+            Self::Mode { found } => write!(f, "has the unsafe mode {found:04o}"),
+        }
+    }
+}
+
+fn of_pid(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
