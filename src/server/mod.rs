@@ -1,1 +1,13 @@
-//! TODO
+//! The sockets, who is calling, and the layers around every call. It knows tonic and tower and takes no decision of the
+//! domain.
+
+pub mod admission;
+pub mod authority;
+mod complete;
+pub mod layers;
+pub mod peer;
+pub mod serve;
+pub mod socket;
+
+pub use layers::Layers;
+pub use serve::{Served, serve};

@@ -1,0 +1,264 @@
+//! Follows the header blocks of a connection, octet by octet, and says which octets belong to a value of `:authority`
+//! (RFC 7541, sections 5 and 6).
+
+use super::table::{AUTHORITY, Name, Table};
+use super::{Malformed, huffman};
+
+/// The most octets that `h2` reads for one integer; a longer one ends the connection there.
+const MAX_INTEGER: u8 = 5;
+
+/// What an octet of a header block is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Octet {
+    /// Nothing to look at.
+    Other,
+    /// Part of the value of an `:authority` that is sent as a literal.
+    Authority {
+        /// Whether the value has Huffman coding.
+        huffman: bool,
+        /// The length of the encoded value.
+        length: u32,
+        /// How many octets of it come after this one.
+        left: u32,
+    },
+}
+
+/// The header blocks of one connection.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    table: Table,
+    step: Step,
+    field: Field,
+    text: Text,
+}
+
+/// What the next octet is.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// The first of a field or size update.
+    Representation,
+    /// A further one of an integer.
+    Integer(Integer),
+    /// The first of a string's length.
+    Length(Part),
+    /// One of a string.
+    Text(Part),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Name,
+    Value,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Integer {
+    meaning: Meaning,
+    value: u32,
+    octets: u8,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Meaning {
+    /// The index of a whole field.
+    Field,
+    /// The index of a literal field's name, 0 for a literal name.
+    Name,
+    /// The dynamic table's new size.
+    Size,
+    /// The length of a string.
+    Length(Part),
+}
+
+/// The literal field that is being read.
+#[derive(Debug, Default)]
+struct Field {
+    name: Name,
+    value_length: u32,
+    indexed: bool,
+}
+
+/// The string that is being read.
+#[derive(Debug, Default)]
+struct Text {
+    huffman: Option<huffman::Decoder>,
+    length: u32,
+    left: u32,
+}
+
+impl Blocks {
+    pub(super) fn new() -> Self {
+        Self {
+            table: Table::new(),
+            step: Step::Representation,
+            field: Field::default(),
+            text: Text::default(),
+        }
+    }
+
+    /// Takes the next octet of the header block.
+    pub(super) fn octet(&mut self, octet: u8) -> Result<Octet, Malformed> {
+        match self.step {
+            Step::Representation => {
+                let (meaning, prefix) = if octet & 0x80 != 0 {
+                    (Meaning::Field, 7)
+                } else if octet & 0x40 != 0 {
+                    (Meaning::Name, 6)
+                } else if octet & 0x20 != 0 {
+                    // A place for it is prescribed, but where it stands makes no difference here, and `h2` allows more
+                    // places than the RFC.
+                    (Meaning::Size, 5)
+                } else {
+                    (Meaning::Name, 4)
+                };
+                self.field = Field {
+                    indexed: prefix == 6,
+                    ..Field::default()
+                };
+                self.begin_integer(meaning, octet, prefix)?;
+            }
+            Step::Length(part) => {
+                self.text = Text::default();
+                if octet & 0x80 != 0 {
+                    self.text.huffman = Some(huffman::Decoder::default());
+                }
+                self.begin_integer(Meaning::Length(part), octet, 7)?;
+            }
+            Step::Integer(integer) => self.continue_integer(integer, octet)?,
+            Step::Text(Part::Name) => self.name_octet(octet)?,
+            Step::Text(Part::Value) => return self.value_octet(octet),
+        }
+        Ok(Octet::Other)
+    }
+
+    /// Ends the header block, which must not be in the middle of a field.
+    pub(super) fn end(&self) -> Result<(), Malformed> {
+        if matches!(self.step, Step::Representation) {
+            Ok(())
+        } else {
+            Err(Malformed)
+        }
+    }
+
+    fn begin_integer(&mut self, meaning: Meaning, octet: u8, prefix: u8) -> Result<(), Malformed> {
+        let full = (1 << prefix) - 1;
+        let value = u32::from(octet & full);
+        if value < u32::from(full) {
+            return self.integer(meaning, value);
+        }
+        self.step = Step::Integer(Integer {
+            meaning,
+            value,
+            octets: 1,
+        });
+        Ok(())
+    }
+
+    fn continue_integer(&mut self, mut integer: Integer, octet: u8) -> Result<(), Malformed> {
+        // Cannot overflow: at most four times 7 bits are added to at most 127.
+        integer.value += u32::from(octet & 0x7f) << (7 * (integer.octets - 1));
+        integer.octets += 1;
+        if octet & 0x80 == 0 {
+            return self.integer(integer.meaning, integer.value);
+        }
+        if integer.octets == MAX_INTEGER {
+            return Err(Malformed);
+        }
+        self.step = Step::Integer(integer);
+        Ok(())
+    }
+
+    /// An integer is complete.
+    fn integer(&mut self, meaning: Meaning, value: u32) -> Result<(), Malformed> {
+        match meaning {
+            Meaning::Field => {
+                self.table.name(value)?;
+                self.step = Step::Representation;
+            }
+            Meaning::Size => {
+                self.table.resize(value)?;
+                self.step = Step::Representation;
+            }
+            Meaning::Name if value == 0 => {
+                // True until an octet differs, see `name_octet`.
+                self.field.name = Name {
+                    is_authority: true,
+                    length: 0,
+                };
+                self.step = Step::Length(Part::Name);
+            }
+            Meaning::Name => {
+                self.field.name = self.table.name(value)?;
+                self.step = Step::Length(Part::Value);
+            }
+            Meaning::Length(part) => {
+                self.text.length = value;
+                self.text.left = value;
+                self.step = Step::Text(part);
+                if value == 0 {
+                    match part {
+                        // `h2` refuses a field without a name.
+                        Part::Name => return Err(Malformed),
+                        Part::Value => self.end_field(),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn name_octet(&mut self, octet: u8) -> Result<(), Malformed> {
+        let name = &mut self.field.name;
+        self.text.push(octet, |decoded| {
+            name.is_authority &= AUTHORITY.get(name.length as usize) == Some(&decoded);
+            name.length += 1;
+        })?;
+        if self.text.left == 0 {
+            name.is_authority &= name.length as usize == AUTHORITY.len();
+            self.step = Step::Length(Part::Value);
+        }
+        Ok(())
+    }
+
+    fn value_octet(&mut self, octet: u8) -> Result<Octet, Malformed> {
+        let length = &mut self.field.value_length;
+        self.text.push(octet, |_| *length += 1)?;
+        let seen = if self.field.name.is_authority {
+            Octet::Authority {
+                huffman: self.text.huffman.is_some(),
+                length: self.text.length,
+                left: self.text.left,
+            }
+        } else {
+            Octet::Other
+        };
+        if self.text.left == 0 {
+            self.end_field();
+        }
+        Ok(seen)
+    }
+
+    fn end_field(&mut self) {
+        if self.field.indexed {
+            self.table.insert(self.field.name, self.field.value_length);
+        }
+        self.step = Step::Representation;
+    }
+}
+
+impl Text {
+    /// Takes the next octet and calls `each` with every octet of the decoded string that this completes.
+    fn push(&mut self, octet: u8, mut each: impl FnMut(u8)) -> Result<(), Malformed> {
+        self.left = self.left.saturating_sub(1);
+        match &mut self.huffman {
+            None => each(octet),
+            Some(decoder) => {
+                decoder.push(octet, each)?;
+                if self.left == 0 {
+                    decoder.finish()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}

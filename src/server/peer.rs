@@ -1,0 +1,84 @@
+//! Who is calling: the peer's credentials, read once when the connection is accepted and never again.
+//!
+//! The kernel answers with the uid and pid of the process that called `connect`, as the broker's user namespace sees
+//! them. A descriptor that is passed on keeps the first process's credentials; the threat model says so.
+
+use tokio::net::UnixStream;
+
+use crate::broker::Error;
+
+/// Who connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Effective uid at `connect`.
+    pub uid: u32,
+    /// Process id at `connect`, where the system tells it.
+    pub pid: Option<i32>,
+}
+
+impl Peer {
+    /// Asks the system (SO_PEERCRED on Linux, getpeereid elsewhere). `None`: it did not tell, and nobody is served.
+    #[must_use]
+    pub fn of(stream: &UnixStream) -> Option<Self> {
+        match stream.peer_cred() {
+            Ok(credentials) => Some(Self {
+                uid: credentials.uid(),
+                pid: credentials.pid(),
+            }),
+            Err(error) => {
+                tracing::warn!(%error, "the system did not tell who connected; the connection is refused");
+                None
+            }
+        }
+    }
+}
+
+/// Which uids may use a socket.
+#[derive(Debug, Clone)]
+pub struct AllowedPeers {
+    uids: Vec<u32>,
+}
+
+impl AllowedPeers {
+    /// The broker's own user, and these.
+    #[must_use]
+    pub fn own_and(others: &[u32]) -> Self {
+        let mut uids = vec![rustix::process::geteuid().as_raw()];
+        uids.extend(others);
+        Self { uids }
+    }
+
+    /// Lets the peer pass, or says which flag would.
+    ///
+    /// # Errors
+    /// [`Error::PeerNotAllowed`], [`Error::PeerUnknown`].
+    pub fn check(&self, peer: Option<Peer>) -> Result<Peer, Error> {
+        match peer {
+            Some(peer) if self.uids.contains(&peer.uid) => Ok(peer),
+            Some(peer) => Err(Error::PeerNotAllowed { uid: peer.uid }),
+            None => Err(Error::PeerUnknown),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reason::Reason;
+
+    #[test]
+    fn only_the_own_uid_and_the_named_ones_pass() {
+        let own = rustix::process::geteuid().as_raw();
+        let (named, stranger) = (own.wrapping_add(1), own.wrapping_add(2));
+        let allowed = AllowedPeers::own_and(&[named]);
+        let check = |uid| allowed.check(Some(Peer { uid, pid: None })).map_err(|e| e.reason());
+        assert!(check(own).is_ok() && check(named).is_ok());
+        assert_eq!(check(stranger), Err(Reason::PeerNotAllowed));
+        assert_eq!(allowed.check(None).map_err(|e| e.reason()), Err(Reason::PeerNotAllowed));
+        assert!(
+            AllowedPeers::own_and(&[])
+                .check(Some(Peer { uid: named, pid: None }))
+                .is_err()
+        );
+    }
+}
