@@ -1,0 +1,110 @@
+//! `credbroker.v1.ControlBroker`: what the host may ask of a running broker.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use tonic::{Request, Response, Status};
+
+use super::{answer, wire, wire::timestamp};
+use crate::{
+    broker::{
+        Broker, Error,
+        audit::Audit,
+        status::{EntryState, EntryStatus},
+    },
+    proto::{self, control_broker_server},
+};
+
+/// The most entries of one answer: names, subject and the rest stay below 64 KiB.
+const MAX_ENTRIES: usize = 100;
+/// The longest subject that is shown, in characters; providers make them.
+const MAX_SUBJECT: usize = 255;
+
+/// Serves the control socket's questions.
+#[derive(Clone)]
+pub struct ControlService {
+    broker: Broker,
+    about: Arc<About>,
+}
+
+/// What a broker knows of itself beyond its core.
+pub struct About {
+    /// The socket that the sandbox connects to.
+    pub socket: PathBuf,
+    /// When the broker started.
+    pub started: Timestamp,
+    /// Where records go, for the counters.
+    pub audit: Audit,
+    /// Connections that are open now.
+    pub connections: Arc<AtomicU64>,
+}
+
+impl ControlService {
+    /// Serves this broker.
+    #[must_use]
+    pub fn new(broker: Broker, about: About) -> Self {
+        Self {
+            broker,
+            about: Arc::new(about),
+        }
+    }
+
+    async fn status(&self, request: &proto::GetStatusRequest) -> Result<proto::GetStatusResponse, Error> {
+        let mut page = wire::page_request(&wire::List::Entries, request.page_size, &request.page_token)?;
+        page.size = page.size.min(MAX_ENTRIES);
+        let (entries, next) = self.broker.entries(&page).await?;
+        Ok(proto::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            socket: self.about.socket.display().to_string(),
+            entries: entries.into_iter().map(entry).collect(),
+            next_page_token: wire::page_token(&wire::List::Entries, next.as_ref()),
+            counters: Some(proto::Counters {
+                deliveries: self.broker.deliveries(),
+                failures: self.about.audit.failed_calls(),
+                open_connections: self.about.connections.load(Ordering::Relaxed),
+                audit_lines_lost: self.about.audit.lost(),
+            }),
+            start_time: Some(timestamp(self.about.started)),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl control_broker_server::ControlBroker for ControlService {
+    async fn get_status(
+        &self,
+        request: Request<proto::GetStatusRequest>,
+    ) -> Result<Response<proto::GetStatusResponse>, Status> {
+        answer(self.status(request.get_ref()).await)
+    }
+}
+
+fn entry(entry: EntryStatus) -> proto::EntryStatus {
+    proto::EntryStatus {
+        provider: entry.key.provider.to_string(),
+        bucket: entry.key.bucket.to_string(),
+        subject: entry
+            .subject
+            .map(|subject| subject.chars().take(MAX_SUBJECT).collect())
+            .unwrap_or_default(),
+        expire_time: entry.expire_time.map(timestamp),
+        next_renewal_time: None,
+        failures: 0,
+        last_used_time: entry.last_used.map(timestamp),
+        state: match entry.state {
+            EntryState::Ok => proto::EntryState::Ok,
+            EntryState::NeedsLogin => proto::EntryState::NeedsLogin,
+            EntryState::Corrupt => proto::EntryState::Corrupt,
+            EntryState::Locked => proto::EntryState::Locked,
+        }
+        .into(),
+        saved_by: entry.saved_by.unwrap_or_default(),
+    }
+}
