@@ -1,1 +1,313 @@
-//! x
+//! The composition root: the only place that names concrete backends. It puts a broker together, binds its sockets,
+//! spawns its tasks, and takes everything down again.
+
+use std::{
+    collections::BTreeSet,
+    fs::{DirBuilder, File, OpenOptions},
+    io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tokio::{sync::watch, task::JoinHandle};
+use tonic::service::Routes;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::{
+    broker::{
+        Broker, Parts,
+        audit::{Audit, AuditWriter},
+        policy::Policy,
+    },
+    clock::{Clock, SystemClock},
+    config::{self, Backend, Config, ConfigError, Environment},
+    credential::Name,
+    proto::{
+        FILE_DESCRIPTOR_SET, control_broker_server::ControlBrokerServer,
+        credential_broker_server::CredentialBrokerServer,
+    },
+    server::{
+        Layers, Served,
+        admission::Admission,
+        peer::AllowedPeers,
+        serve,
+        socket::{BoundSocket, BrokerDir, DirName, Exposure, RuntimeDir, SocketError, SocketGuard},
+    },
+    service::{
+        CredentialService,
+        control::{About, ControlService},
+        health::HealthService,
+        status::MAX_MESSAGE_SIZE,
+    },
+    store::{
+        KeyStore, StoreError, TokenStore,
+        file::{FileStore, FileStoreConfig, IdentitySource},
+        memory::MemoryStore,
+    },
+};
+
+const CREDENTIAL_BROKER: &str = "credbroker.v1.CredentialBroker";
+const CONTROL_BROKER: &str = "credbroker.v1.ControlBroker";
+
+/// Why a broker could not be put together or started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A directory or socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// A key of the configuration that is needed and not set.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Something else of the system.
+    #[error("cannot {what}: {cause}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Where the sandbox's socket is.
+#[derive(Debug, Clone)]
+pub enum SocketChoice {
+    /// In a directory of this run's own.
+    Own,
+    /// In the directory of the one long-running broker.
+    Daemon,
+    /// At a path of the operator's choice, with this mode.
+    At(PathBuf, u32),
+}
+
+/// What one broker is asked to be.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the sandbox's socket is.
+    pub socket: SocketChoice,
+    /// Who is let in.
+    pub admission: Admission,
+    /// Further uids that may connect.
+    pub allowed_uids: Vec<u32>,
+    /// Keep everything in memory.
+    pub ephemeral: bool,
+}
+
+/// A broker over the configured store, without any socket: what the command line on the host uses.
+///
+/// # Errors
+/// The store cannot be opened.
+pub fn local(config: &Config, ephemeral: bool) -> Result<Broker, StartError> {
+    let (tokens, keys) = stores(config, ephemeral)?;
+    Ok(Broker::new(Parts {
+        tokens,
+        keys,
+        clock: Arc::new(SystemClock::new()),
+        providers: providers(config),
+    }))
+}
+
+fn providers(config: &Config) -> BTreeSet<Name> {
+    config.providers.keys().cloned().collect()
+}
+
+fn stores(config: &Config, ephemeral: bool) -> Result<(Arc<dyn TokenStore>, Arc<dyn KeyStore>), StartError> {
+    if ephemeral || config.store.backend == Backend::Memory {
+        let store = MemoryStore::default();
+        return Ok((Arc::new(store.clone()), Arc::new(store)));
+    }
+    let identity = match &config.store.identity {
+        config::IdentitySource::Own => IdentitySource::Default,
+        config::IdentitySource::File(file) => IdentitySource::File(file.clone()),
+        config::IdentitySource::Command(command) => IdentitySource::Command(command.as_str().to_owned()),
+    };
+    let store = FileStore::open(FileStoreConfig {
+        path: config.store.directory()?.to_owned(),
+        identity,
+        allow_network_fs: config.store.allow_network_fs,
+    })?;
+    Ok((Arc::new(store.clone()), Arc::new(store)))
+}
+
+/// The directory that holds the directories of all brokers of this user.
+///
+/// # Errors
+/// The environment names a directory that is not there.
+pub fn runtime_path(environment: &Environment) -> Result<PathBuf, SocketError> {
+    RuntimeDir::locate(
+        environment.runtime_directory(),
+        environment.temporary_directory(),
+        rustix::process::geteuid().as_raw(),
+    )
+}
+
+/// A broker that serves. [`Running::stop`] ends it in order; a drop without it removes the sockets, but cuts calls off.
+pub struct Running {
+    broker: Broker,
+    socket: PathBuf,
+    stop: watch::Sender<bool>,
+    serving: Vec<JoinHandle<io::Result<()>>>,
+    audit: AuditWriter,
+    // The guards come last, so that a drop unlinks the sockets before the directory around them.
+    _sockets: [SocketGuard; 2],
+    _dir: BrokerDir,
+}
+
+/// Starts a broker. When it returns, its socket accepts connections.
+///
+/// # Errors
+/// A directory, socket, store or the audit file's thread cannot be had; nothing is left behind.
+pub fn start(config: &Config, environment: &Environment, options: Options) -> Result<Running, StartError> {
+    let runtime = RuntimeDir::open(&runtime_path(environment)?)?;
+    let name = match options.socket {
+        SocketChoice::Daemon => DirName::Daemon,
+        SocketChoice::Own | SocketChoice::At(..) => DirName::Random,
+    };
+    let dir = BrokerDir::create(&runtime, name)?;
+    let shared = !options.allowed_uids.is_empty();
+    let sandbox_socket = match &options.socket {
+        SocketChoice::At(path, mode) => dir.bind_at(path, *mode)?,
+        SocketChoice::Own | SocketChoice::Daemon if shared => dir.bind_sandbox(Exposure::Shared)?,
+        SocketChoice::Own | SocketChoice::Daemon => dir.bind_sandbox(Exposure::Private)?,
+    };
+    let control_socket = dir.bind_control()?;
+    let socket = sandbox_socket.path().to_path_buf();
+
+    let broker = local(config, options.ephemeral)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let (audit, writer) = Audit::start(audit_file(config.audit.directory()?.to_owned(), Arc::clone(&clock)))
+        .map_err(system("start the audit writer"))?;
+    let served = Served::default();
+    let about = About {
+        socket: socket.clone(),
+        started: clock.now().wall,
+        audit: audit.clone(),
+        connections: Arc::clone(&served.connections),
+    };
+    let sandbox_layers = Layers::new(
+        sandbox_routes(&broker)?,
+        AllowedPeers::own_and(&options.allowed_uids),
+        options.admission,
+        Some((audit, clock)),
+    );
+    // The control socket answers nobody but the broker's own user, who needs no capability.
+    let control_layers = Layers::new(
+        control_routes(&broker, about)?,
+        AllowedPeers::own_and(&[]),
+        Admission::Open(Arc::new(Policy::default())),
+        None,
+    );
+
+    let (stop, stopping) = watch::channel(false);
+    let mut serving = Vec::new();
+    let mut spawn = |bound: BoundSocket, layers, served| {
+        let (listener, guard) = bound.into_parts();
+        let mut stopping = stopping.clone();
+        serving.push(tokio::spawn(serve(listener, layers, served, async move {
+            // An error means that `Running` is gone, which is a stop as well.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        })));
+        guard
+    };
+    let sockets = [
+        spawn(sandbox_socket, sandbox_layers, served),
+        spawn(control_socket, control_layers, Served::default()),
+    ];
+    Ok(Running {
+        broker,
+        socket,
+        stop,
+        serving,
+        audit: writer,
+        _sockets: sockets,
+        _dir: dir,
+    })
+}
+
+impl Running {
+    /// The socket that the sandbox connects to.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Stops in order: no new connection, no new call, calls under way get 5 s, the audit file is written to its end,
+    /// sockets and directories are removed.
+    pub async fn stop(self) {
+        let Self {
+            broker,
+            stop,
+            serving,
+            audit,
+            _sockets,
+            _dir,
+            ..
+        } = self;
+        stop.send_replace(true);
+        broker.begin_shutdown();
+        for task in serving {
+            match task.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a socket could not be served"),
+                Err(error) => tracing::error!(%error, "a serving task failed"),
+            }
+        }
+        // The file is written by a thread; waiting for it would block this one.
+        if tokio::task::spawn_blocking(|| audit.finish()).await.is_err() {
+            tracing::error!("the audit file could not be finished");
+        }
+    }
+}
+
+fn system<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: &'static str) -> impl Fn(E) -> StartError {
+    move |cause| StartError::System {
+        what,
+        cause: cause.into(),
+    }
+}
+
+fn sandbox_routes(broker: &Broker) -> Result<Routes, StartError> {
+    let service =
+        CredentialBrokerServer::new(CredentialService::new(broker.clone())).max_decoding_message_size(MAX_MESSAGE_SIZE);
+    let routes = Routes::new(service);
+    with_companions(routes, broker, CREDENTIAL_BROKER)
+}
+
+fn control_routes(broker: &Broker, about: About) -> Result<Routes, StartError> {
+    let service = ControlBrokerServer::new(ControlService::new(broker.clone(), about))
+        .max_decoding_message_size(MAX_MESSAGE_SIZE);
+    with_companions(Routes::new(service), broker, CONTROL_BROKER)
+}
+
+/// Health and reflection, as on every socket. Reflection lists this socket's service only.
+fn with_companions(routes: Routes, broker: &Broker, service: &'static str) -> Result<Routes, StartError> {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // So that tools can show the details of an error.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(service)
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let health = HealthServer::new(HealthService::new(broker.clone(), service));
+    Ok(routes
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(system("build reflection"))?)
+        .add_service(reflection().build_v1alpha().map_err(system("build reflection"))?))
+}
+
+/// Opens this process's audit file, made anew with the first record: time and pid are its name.
+fn audit_file(dir: PathBuf, clock: Arc<dyn Clock>) -> impl FnMut() -> io::Result<File> + Send {
+    move || {
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let time = clock.now().wall.strftime("%Y%m%dT%H%M%S%.6fZ");
+        let path = dir.join(format!("{time}-{}.jsonl", std::process::id()));
+        OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
+    }
+}

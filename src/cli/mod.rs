@@ -1,1 +1,148 @@
-//! TODO
+//! The command line: one file per command. `serve` and `run` start a broker; the others work on the store on the host,
+//! and through the socket where `CREDBROKER_SOCKET` is set.
+
+pub mod args;
+mod child;
+mod failure;
+mod key;
+mod output;
+mod providers;
+mod run;
+mod serve;
+mod session;
+mod status;
+mod token;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    cli::{
+        args::{Cli, Command, LogFormat},
+        failure::Failure,
+    },
+    config::{Config, Environment},
+};
+
+/// The whole program: hardens the process, then runs the command that the process was started with.
+#[must_use]
+pub fn main() -> ExitCode {
+    harden();
+    run_with(std::env::args_os(), &Environment::from_process())
+}
+
+/// Runs one command with these arguments (the program's name first) in this environment.
+#[must_use]
+pub fn run_with(arguments: impl IntoIterator<Item = OsString>, environment: &Environment) -> ExitCode {
+    let cli = match parse(arguments) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    init_logging(&cli, environment);
+    match dispatch(cli, environment) {
+        Ok(code) => code,
+        Err(failure) => {
+            output::error(&failure);
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// From the first moment on, no other process of this user may read this one's memory, and no file is made readable by
+/// others.
+fn harden() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        output::warning(&format!("this process stays readable for others of this user: {error}"));
+    }
+    child::set_private_umask();
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
+    let parsed = Cli::command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let error = match parsed {
+        Ok(cli) => match cli.command.check() {
+            Ok(()) => return Ok(cli),
+            Err(message) => Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message),
+        },
+        Err(error) => error,
+    };
+    // Nothing is left to be done if the message itself cannot be printed.
+    let _ = error.print();
+    Err(if error.use_stderr() {
+        ExitCode::from(failure::USAGE)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn init_logging(cli: &Cli, environment: &Environment) {
+    let default = if matches!(cli.command, Command::Serve(_)) {
+        "info"
+    } else {
+        "warn"
+    };
+    let filter = environment
+        .get("RUST_LOG")
+        .and_then(|value| EnvFilter::try_new(value.to_str()?).ok())
+        .unwrap_or_else(|| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(output::stderr_is_terminal());
+    // Only the first call in a process counts; a program that embeds this may have its own.
+    let _ = match cli.log_format {
+        LogFormat::Human => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
+    if environment.socket().is_some()
+        && let Some(command) = cli.command.host_only()
+    {
+        return Err(Failure::host_only(command));
+    }
+    let config = || Config::load(cli.config.as_deref(), environment).map_err(Failure::from);
+    match cli.command {
+        Command::Serve(arguments) => runtime(Workers::Many)?.block_on(serve::serve(&config()?, environment, arguments)),
+        Command::Run(arguments) => runtime(Workers::Many)?.block_on(run::run(config, environment, arguments)),
+        Command::Token(command) => runtime(Workers::One)?.block_on(async {
+            let session = session::Session::open(config, environment).await?;
+            token::token(&session, command).await
+        }),
+        Command::Key(command) => runtime(Workers::One)?.block_on(async {
+            let session = session::Session::open(config, environment).await?;
+            key::key(&session, command).await
+        }),
+        Command::Status(arguments) => runtime(Workers::One)?.block_on(async {
+            let session = session::Session::open(config, environment).await?;
+            status::status(&session, environment, &arguments).await
+        }),
+        Command::Providers => runtime(Workers::One)?.block_on(async {
+            let session = session::Session::open(config, environment).await?;
+            providers::providers(&session).await
+        }),
+    }
+}
+
+enum Workers {
+    /// A command that asks one thing after another.
+    One,
+    /// A broker.
+    Many,
+}
+
+fn runtime(workers: Workers) -> Result<tokio::runtime::Runtime, Failure> {
+    match workers {
+        Workers::One => tokio::runtime::Builder::new_current_thread(),
+        Workers::Many => tokio::runtime::Builder::new_multi_thread(),
+    }
+    .enable_all()
+    .build()
+    .map_err(|error| Failure::internal(format!("cannot start the runtime: {error}")))
+}

@@ -1,0 +1,315 @@
+//! The words of the command line, and nothing of what they do. Help texts and the manual page come from here.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    broker::policy::{EntryPattern, NamePattern},
+    credential::Name,
+};
+
+/// Hand short-lived credentials to sandboxed processes over gRPC on a Unix socket.
+///
+/// Refresh tokens and other long-lived secrets stay on the host. Where CREDBROKER_SOCKET is set, the commands work
+/// through the broker at that socket; otherwise they work on this host's store.
+#[derive(Debug, Parser)]
+#[command(
+    name = "credbroker",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+#[command(after_help = "\
+Entries are written P (the bucket \"default\" of provider P), P/B, P/* (every bucket) or * (everything).
+
+Exit codes: 0 done, 64 usage, 65 bad data, 66 not found, 69 unavailable, 70 internal, 75 try again,
+77 not permitted, 78 configuration. `run` ends with CMD's status, or 125 if the broker failed,
+126 if CMD cannot be executed, 127 if it is not found.
+
+Environment: CREDBROKER_SOCKET and CREDBROKER_CAPABILITY reach a broker; CREDBROKER_<SECTION>_<KEY>
+overrides a key of config.toml; RUST_LOG sets what is logged.")]
+pub struct Cli {
+    /// Read this configuration instead of $XDG_CONFIG_HOME/credbroker/config.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How log lines on standard error look
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Human)]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Human,
+    /// One JSON object per line
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a broker in the foreground until SIGINT or SIGTERM
+    Serve(ServeArgs),
+    /// Run a command with a broker of its own
+    Run(RunArgs),
+    /// Get, store and list access tokens
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Get, store and list API keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Show running brokers and stored entries
+    Status(StatusArgs),
+    /// Show the providers that are configured or stored
+    Providers,
+}
+
+impl Command {
+    /// What clap cannot say about arguments that do not go together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Serve(args) if !args.allow_uid.is_empty() && args.capability_file.is_none() && args.policy.is_none() => {
+                Err("--allow-uid needs --capability-file or --policy: another user's processes must prove which sandbox they are".into())
+            }
+            Self::Serve(args) if args.socket_mode.is_some() && args.socket.is_none() => {
+                Err("--socket-mode needs --socket: the mode of the broker's own socket follows from --allow-uid".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The command's name, if it works on the host only.
+    pub(super) fn host_only(&self) -> Option<HostOnly> {
+        match self {
+            Self::Serve(_) => Some(HostOnly::Command("serve")),
+            Self::Run(_) => Some(HostOnly::Command("run")),
+            Self::Providers => Some(HostOnly::Command("providers")),
+            Self::Token(TokenCommand::Import(_)) => Some(HostOnly::Command("token import")),
+            Self::Key(KeyCommand::Set { .. } | KeyCommand::Remove { .. }) => Some(HostOnly::ApiKeyManagement),
+            Self::Token(TokenCommand::Get(_) | TokenCommand::List)
+            | Self::Key(KeyCommand::Get { .. } | KeyCommand::List)
+            | Self::Status(_) => None,
+        }
+    }
+}
+
+/// What a sandbox cannot do through its socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum HostOnly {
+    Command(&'static str),
+    ApiKeyManagement,
+}
+
+/// What a sandbox may do.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Rights {
+    /// Let the sandbox read this entry's access token
+    #[arg(long, value_name = "ENTRY")]
+    pub allow: Vec<EntryPattern>,
+    /// Let it read this API key (* for all)
+    #[arg(long, value_name = "KEY")]
+    pub allow_key: Vec<NamePattern>,
+    /// Let it log in to this entry
+    #[arg(long, value_name = "ENTRY")]
+    pub allow_login: Vec<EntryPattern>,
+    /// Let it save an access token to this entry
+    #[arg(long, value_name = "ENTRY")]
+    pub allow_save: Vec<EntryPattern>,
+    /// Let it remove this entry
+    #[arg(long, value_name = "ENTRY")]
+    pub allow_remove: Vec<EntryPattern>,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --allow, every entry may be read. Without --capability-file or --policy, whoever reaches the
+socket is served: it belongs to you alone (mode 0600 in a directory of mode 0700).")]
+pub struct ServeArgs {
+    /// Listen here instead of in the broker's own directory
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The mode of --socket, in octal
+    #[arg(long, value_name = "MODE", value_parser = socket_mode)]
+    pub socket_mode: Option<u32>,
+    /// What clients may do.
+    #[command(flatten)]
+    pub rights: Rights,
+    /// Let this uid connect, too
+    #[arg(long, value_name = "UID")]
+    pub allow_uid: Vec<u32>,
+    /// Ask every client for the capability in this file (64 hex digits, readable by you only)
+    #[arg(long, value_name = "FILE")]
+    pub capability_file: Option<PathBuf>,
+    /// Serve the sandboxes that this file describes, each by its capability
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["capability_file", "allow", "allow_key", "allow_login", "allow_save", "allow_remove"])]
+    pub policy: Option<PathBuf>,
+    /// Keep everything in memory; the store on disk is not touched
+    #[arg(long)]
+    pub ephemeral: bool,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+CMD finds the socket in CREDBROKER_SOCKET and the capability in CREDBROKER_CAPABILITY. It may do
+nothing but what the --allow flags name. When it ends, the broker ends and its files are gone.
+
+Example: credbroker run --allow github -- python3 client.py")]
+pub struct RunArgs {
+    /// What CMD may do.
+    #[command(flatten)]
+    pub rights: Rights,
+    /// How CMD is confined
+    #[arg(long, value_enum, default_value_t = SandboxKind::None)]
+    pub sandbox: SandboxKind,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// How `run` confines its command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SandboxKind {
+    /// Not at all: CMD runs as you and could read the store itself
+    None,
+}
+
+/// `token ...`
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Print a usable access token
+    Get(TokenGetArgs),
+    /// Store a token set: the JSON of RFC 6749 section 5.1
+    Import(TokenImportArgs),
+    /// List the entries, one PROVIDER/BUCKET a line
+    List,
+}
+
+/// Arguments of `token get`.
+#[derive(Debug, Args)]
+pub struct TokenGetArgs {
+    /// The provider
+    pub provider: Name,
+    /// The bucket
+    #[arg(long, default_value = "default")]
+    pub bucket: Name,
+    /// How long the token shall still be valid: seconds, or 90s, 5m, 1h30m
+    #[arg(long, value_name = "DURATION", value_parser = validity, default_value = "0")]
+    pub min_validity: Duration,
+    /// Print the whole answer as JSON
+    #[arg(long, conflicts_with = "header")]
+    pub json: bool,
+    /// Print an HTTP header: authorization: Bearer TOKEN
+    #[arg(long)]
+    pub header: bool,
+}
+
+/// Arguments of `token import`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The JSON has access_token and, as far as known, refresh_token, token_type, scope, expires_in (seconds
+from now), expires_at (Unix seconds or RFC 3339) and sub or id_token. What is stored is replaced.
+
+Example: credbroker token import github < token.json")]
+pub struct TokenImportArgs {
+    /// The provider
+    pub provider: Name,
+    /// The bucket
+    #[arg(long, default_value = "default")]
+    pub bucket: Name,
+    /// The file to read; - is standard input
+    #[arg(default_value = "-")]
+    pub file: PathBuf,
+}
+
+/// `key ...`
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Store an API key, read from standard input
+    Set {
+        /// The key's name
+        name: Name,
+    },
+    /// Print an API key
+    Get {
+        /// The key's name
+        name: Name,
+    },
+    /// List the names, one a line
+    List,
+    /// Remove an API key
+    Remove {
+        /// The key's name
+        name: Name,
+    },
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Print JSON: brokers[] (pid, socket, version) and entries[] (provider, bucket, subject,
+    /// expire_time, next_renewal, failures, last_used, state)
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn socket_mode(text: &str) -> Result<u32, String> {
+    u32::from_str_radix(text, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o777)
+        .ok_or_else(|| "a mode is three octal digits, such as 660".to_owned())
+}
+
+fn validity(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| "a duration is a number of seconds, or such as 90s, 5m, 1h30m; not negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_and_modes() {
+        for (text, want) in [
+            ("0", Some(0)),
+            ("90", Some(90)),
+            ("90s", Some(90)),
+            ("5m", Some(300)),
+            ("1h30m", Some(5400)),
+            ("-5", None),
+            ("-5s", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(validity(text).ok().map(|d| d.as_secs()), want, "{text}");
+        }
+        for (text, want) in [
+            ("660", Some(0o660)),
+            ("0660", Some(0o660)),
+            ("888", None),
+            ("7777", None),
+            ("", None),
+        ] {
+            assert_eq!(socket_mode(text).ok(), want, "{text}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! What a command ends with when it fails: a sentence for people and an exit code for programs.
+
+use crate::{
+    broker,
+    cli::args::HostOnly,
+    client,
+    config::ConfigError,
+    daemon::StartError,
+    reason::Reason,
+    server::socket::{Failure as SocketFailure, SocketError},
+    store::StoreError,
+};
+
+pub(super) const USAGE: u8 = 64;
+const BAD_DATA: u8 = 65;
+const NOT_FOUND: u8 = 66;
+const UNAVAILABLE: u8 = 69;
+const INTERNAL: u8 = 70;
+const TRY_AGAIN: u8 = 75;
+const NOT_PERMITTED: u8 = 77;
+const CONFIGURATION: u8 = 78;
+
+/// The exit code of a reason, after BSD's sysexits.
+fn exit_code(reason: Reason) -> u8 {
+    match reason {
+        Reason::InvalidRequest | Reason::MessageTooLarge | Reason::StoreCorrupt => BAD_DATA,
+        Reason::NotFound => NOT_FOUND,
+        Reason::StoreUnavailable | Reason::Unimplemented | Reason::UnknownVersion => UNAVAILABLE,
+        Reason::InternalError => INTERNAL,
+        Reason::LockTimeout | Reason::ShuttingDown | Reason::DeadlineExceeded | Reason::StoreLocked => TRY_AGAIN,
+        Reason::Unauthenticated | Reason::Unauthorized | Reason::PeerNotAllowed | Reason::NeedsLogin => NOT_PERMITTED,
+        Reason::ProviderNotFound => CONFIGURATION,
+    }
+}
+
+/// A command's failure.
+#[derive(Debug)]
+pub(super) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        self.code
+    }
+
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The same failure under another code, for `run`, whose codes are those of a wrapper.
+    pub(super) fn with_code(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
+    pub(super) fn bad_data(message: impl Into<String>) -> Self {
+        Self::new(BAD_DATA, message)
+    }
+
+    pub(super) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(NOT_FOUND, message)
+    }
+
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self::new(INTERNAL, message)
+    }
+
+    pub(super) fn host_only(what: HostOnly) -> Self {
+        Self::new(
+            NOT_PERMITTED,
+            match what {
+                HostOnly::Command(name) => {
+                    format!("`{name}` is not available in sandbox mode. Run it on the host.")
+                }
+                HostOnly::ApiKeyManagement => {
+                    "API key management is not available in sandbox mode. Manage keys on the host.".to_owned()
+                }
+            },
+        )
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(CONFIGURATION, error.to_string())
+    }
+}
+
+/// On the host, the store's own account is what helps: it names paths and causes.
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let message = error.to_string();
+        Self::new(exit_code(broker::Error::Store(error).reason()), message)
+    }
+}
+
+impl From<broker::Error> for Failure {
+    fn from(error: broker::Error) -> Self {
+        match error {
+            broker::Error::Store(error) => error.into(),
+            error => Self::new(exit_code(error.reason()), error.to_string()),
+        }
+    }
+}
+
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        let code = match &error {
+            client::Error::CannotConnect(_) | client::Error::ConnectionLost => UNAVAILABLE,
+            client::Error::InvalidCapability => NOT_PERMITTED,
+            _ => error.reason().map_or(INTERNAL, exit_code),
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<SocketError> for Failure {
+    fn from(error: SocketError) -> Self {
+        let code = match error.failure() {
+            SocketFailure::Usage => USAGE,
+            SocketFailure::Config => CONFIGURATION,
+            SocketFailure::InUse => UNAVAILABLE,
+            SocketFailure::System => INTERNAL,
+            SocketFailure::Busy => TRY_AGAIN,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Socket(error) => error.into(),
+            StartError::Config(error) => error.into(),
+            StartError::Store(error) => error.into(),
+            StartError::System { .. } => Self::internal(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_exit_code() {
+        // The numbers are a promise to scripts, so they stand here a second time.
+        let table = [
+            (65, "INVALID_REQUEST MESSAGE_TOO_LARGE STORE_CORRUPT"),
+            (66, "NOT_FOUND"),
+            (69, "STORE_UNAVAILABLE UNIMPLEMENTED UNKNOWN_VERSION"),
+            (70, "INTERNAL_ERROR"),
+            (75, "LOCK_TIMEOUT SHUTTING_DOWN DEADLINE_EXCEEDED STORE_LOCKED"),
+            (77, "UNAUTHENTICATED UNAUTHORIZED PEER_NOT_ALLOWED NEEDS_LOGIN"),
+            (78, "PROVIDER_NOT_FOUND"),
+        ];
+        let mut seen = 0;
+        for (code, reasons) in table {
+            for reason in reasons.split(' ') {
+                assert_eq!(exit_code(Reason::from_wire(reason).unwrap()), code, "{reason}");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, Reason::ALL.len());
+    }
+}

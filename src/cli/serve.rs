@@ -1,0 +1,94 @@
+//! `serve`: the daemon, in the foreground.
+
+use std::{process::ExitCode, sync::Arc};
+
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    broker::policy::Policy,
+    cli::{
+        args::{Rights, ServeArgs},
+        failure::Failure,
+    },
+    config::{Config, Environment, PolicyFile, read_capability_file},
+    daemon::{self, Options, SocketChoice},
+    server::admission::{Admission, Sandbox},
+};
+
+/// The mode of a `--socket` unless `--socket-mode` says otherwise.
+const PRIVATE: u32 = 0o600;
+
+pub(super) async fn serve(
+    config: &Config,
+    environment: &Environment,
+    arguments: ServeArgs,
+) -> Result<ExitCode, Failure> {
+    let system = |error: std::io::Error| Failure::internal(format!("cannot wait for signals: {error}"));
+    // Before anything is bound: a signal in between would leave the socket behind.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+
+    let admission = admission(&arguments)?;
+    let socket = match &arguments.socket {
+        None => SocketChoice::Daemon,
+        Some(path) => {
+            let path = std::path::absolute(path)
+                .map_err(|error| Failure::internal(format!("cannot make {} absolute: {error}", path.display())))?;
+            SocketChoice::At(path, arguments.socket_mode.unwrap_or(PRIVATE))
+        }
+    };
+    let options = Options {
+        socket,
+        admission,
+        allowed_uids: arguments.allow_uid,
+        ephemeral: arguments.ephemeral,
+    };
+    let running = daemon::start(config, environment, options)?;
+    tracing::info!(socket = %running.socket().display(), pid = std::process::id(), "serving");
+    let signal = tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    tracing::info!(signal, "stopping");
+    running.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn admission(arguments: &ServeArgs) -> Result<Admission, Failure> {
+    if let Some(path) = &arguments.policy {
+        let sandboxes = PolicyFile::load(path)?
+            .sandboxes
+            .into_iter()
+            .map(|sandbox| Sandbox {
+                name: sandbox.name.as_str().into(),
+                capability_sha256: sandbox.capability_sha256,
+                policy: Arc::new(sandbox.policy),
+            })
+            .collect();
+        return Ok(Admission::Capability(sandboxes));
+    }
+    let rights = arguments.rights.clone();
+    let policy = Arc::new(policy(Policy::serve(rights.allow.clone()), rights));
+    let Some(path) = &arguments.capability_file else {
+        return Ok(Admission::Open(policy));
+    };
+    let capability = read_capability_file(path)?;
+    Ok(Admission::Capability(vec![Sandbox {
+        name: "serve".into(),
+        capability_sha256: Sha256::digest(capability.expose_secret()).into(),
+        policy,
+    }]))
+}
+
+/// The rights that the flags name; what may be read is decided before.
+pub(super) fn policy(read: Policy, rights: Rights) -> Policy {
+    Policy {
+        keys: rights.allow_key,
+        login: rights.allow_login,
+        save: rights.allow_save,
+        remove: rights.allow_remove,
+        ..read
+    }
+}

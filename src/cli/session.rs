@@ -1,0 +1,106 @@
+//! Where a command works: on this host's store, or through the socket of the sandbox it runs in.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use crate::{
+    broker::{Broker, Caller, Error, page::PageRequest},
+    cli::failure::Failure,
+    client::Client,
+    config::{Config, Environment},
+    credential::{AccessToken, EntryKey, Name},
+    daemon,
+};
+
+/// One command's access to credentials.
+pub(super) enum Session {
+    /// On the host, with all rights. The configuration is a box because the other side has none.
+    Host {
+        broker: Broker,
+        caller: Caller,
+        config: Box<Config>,
+    },
+    /// In a sandbox.
+    Sandbox(Client),
+}
+
+impl Session {
+    /// Decides by `CREDBROKER_SOCKET`. The host's configuration is not read in a sandbox, which has no part in it.
+    pub(super) async fn open(
+        config: impl FnOnce() -> Result<Config, Failure>,
+        environment: &Environment,
+    ) -> Result<Self, Failure> {
+        if let Some(socket) = environment.socket() {
+            let client = Client::connect(socket.to_path_buf(), environment.capability().as_ref()).await?;
+            return Ok(Self::Sandbox(client));
+        }
+        let config = config()?;
+        Ok(Self::Host {
+            broker: daemon::local(&config, false)?,
+            caller: Caller::host(),
+            config: Box::new(config),
+        })
+    }
+
+    pub(super) async fn token(&self, key: &EntryKey, min_validity: Duration) -> Result<AccessToken, Failure> {
+        match self {
+            Self::Host { broker, caller, .. } => Ok(broker.token(caller, key, min_validity).await?),
+            Self::Sandbox(client) => client
+                .get_token(key, min_validity)
+                .await?
+                .ok_or_else(|| Failure::not_found(Error::NoEntry(key.clone()).to_string())),
+        }
+    }
+
+    pub(super) async fn entries(&self) -> Result<Vec<EntryKey>, Failure> {
+        let mut entries = Vec::new();
+        match self {
+            Self::Host { broker, caller, .. } => {
+                for provider in broker.list_providers(caller, &PageRequest::all()).await?.names {
+                    let buckets = broker.list_buckets(caller, &provider, &PageRequest::all()).await?;
+                    entries.extend(keys(&provider, buckets.names));
+                }
+            }
+            Self::Sandbox(client) => {
+                for provider in client.list_providers().await? {
+                    let buckets = client.list_buckets(&provider).await?;
+                    entries.extend(keys(&provider, buckets));
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    pub(super) async fn api_key(&self, name: &Name) -> Result<SecretString, Failure> {
+        match self {
+            Self::Host { broker, caller, .. } => Ok(broker.api_key(caller, name).await?.as_ref().clone()),
+            Self::Sandbox(client) => client
+                .get_api_key(name)
+                .await?
+                .ok_or_else(|| Failure::not_found(Error::NoKey(name.clone()).to_string())),
+        }
+    }
+
+    pub(super) async fn api_keys(&self) -> Result<Vec<Name>, Failure> {
+        match self {
+            Self::Host { broker, caller, .. } => Ok(broker.list_api_keys(caller, &PageRequest::all()).await?.names),
+            Self::Sandbox(client) => Ok(client.list_api_keys().await?),
+        }
+    }
+
+    /// The host's side; `dispatch` has sent everyone else away.
+    pub(super) fn host(&self) -> Result<(&Broker, &Config), Failure> {
+        match self {
+            Self::Host { broker, config, .. } => Ok((broker, config)),
+            Self::Sandbox(_) => Err(Failure::internal("a host command was reached in a sandbox")),
+        }
+    }
+}
+
+fn keys(provider: &Name, buckets: Vec<Name>) -> impl Iterator<Item = EntryKey> + '_ {
+    buckets.into_iter().map(|bucket| EntryKey {
+        provider: provider.clone(),
+        bucket,
+    })
+}
