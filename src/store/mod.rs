@@ -6,6 +6,7 @@
 
 pub mod file;
 pub mod memory;
+mod queue;
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 

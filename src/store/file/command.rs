@@ -1,0 +1,120 @@
+//! Runs `identity_command`: a shell command of the host's own configuration whose output is an identity.
+//!
+//! Its output is a secret: it is kept in wiped memory, goes nowhere but to the caller, and is in no message. Runs on a
+//! blocking thread.
+
+use std::{
+    io::{self, Read},
+    os::fd::AsFd,
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::fs::OFlags;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+/// The most that is taken of the output.
+const MAX_OUTPUT: usize = 64 * 1024;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// The output of the command, if it ended well within `limit`; else what went wrong.
+pub(super) fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
+    let deadline = Instant::now() + limit;
+    // No process group of its own: a password manager that asks on the terminal could not read from it.
+    let mut child = Command::new("sh")
+        .args(["-c", command])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|cause| format!("cannot be started: {cause}"))?;
+    let finished = collect(&mut child, deadline);
+    if finished.is_err() {
+        // Both fail only if it has ended by itself.
+        drop(child.kill());
+        drop(child.wait());
+    }
+    let (output, status) = finished?;
+    if status.success() {
+        Ok(output)
+    } else {
+        Err(format!("failed ({status})"))
+    }
+}
+
+/// Reads until the child has ended. The pipe is polled, so that a grandchild that keeps it open holds up nobody.
+fn collect(child: &mut Child, deadline: Instant) -> Result<(Zeroizing<Vec<u8>>, ExitStatus), String> {
+    let mut pipe = child.stdout.take().ok_or("has no output")?;
+    do_not_block(&pipe).map_err(|cause| format!("cannot be read: {cause}"))?;
+    // Allocated once: growing would leave parts of the secret behind.
+    let mut output = Zeroizing::new(Vec::with_capacity(MAX_OUTPUT));
+    loop {
+        let status = child
+            .try_wait()
+            .map_err(|cause| format!("cannot be awaited: {cause}"))?;
+        drain(&mut pipe, &mut output)?;
+        if let Some(status) = status {
+            return Ok((output, status));
+        }
+        if Instant::now() >= deadline {
+            return Err("did not end in time".to_owned());
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn do_not_block(pipe: &impl AsFd) -> rustix::io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(pipe)?;
+    rustix::fs::fcntl_setfl(pipe, flags | OFlags::NONBLOCK)
+}
+
+/// Takes what is there now.
+fn drain(pipe: &mut impl Read, output: &mut Zeroizing<Vec<u8>>) -> Result<(), String> {
+    let mut part = Zeroizing::new([0_u8; 4096]);
+    loop {
+        match pipe.read(part.as_mut_slice()) {
+            Ok(0) => return Ok(()),
+            Ok(n) if output.len() + n > MAX_OUTPUT => return Err("printed too much".to_owned()),
+            Ok(n) => output.extend_from_slice(part.get(..n).unwrap_or_default()),
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(cause) => return Err(format!("cannot be read: {cause}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(15);
+
+    #[test]
+    fn the_output_is_what_the_shell_command_printed() {
+        assert_eq!(output("echo a; cat; echo b", LONG).unwrap().as_slice(), b"a\nb\n");
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_ended_by_the_limit_also_if_its_children_hold_the_pipe() {
+        assert_eq!(
+            output("sleep 60", Duration::from_millis(50)).unwrap_err(),
+            "did not end in time"
+        );
+        let began = Instant::now();
+        assert_eq!(output("sleep 20 & echo a", LONG).unwrap().as_slice(), b"a\n");
+        assert!(began.elapsed() < LONG);
+    }
+
+    #[test]
+    fn a_failed_command_gives_no_output_away() {
+        let said = output("echo AGE-SECRET-KEY-1; echo AGE-SECRET-KEY-1 >&2; exit 3", LONG).unwrap_err();
+        assert!(said.contains('3') && !said.contains("AGE"), "{said}");
+    }
+
+    #[test]
+    fn endless_output_is_cut() {
+        assert_eq!(output("cat /dev/zero", LONG).unwrap_err(), "printed too much");
+    }
+}

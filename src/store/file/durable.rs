@@ -1,0 +1,244 @@
+//! What the disk has to have done before anyone believes it: private files, replaced whole, that survive a power cut.
+//!
+//! Called from blocking threads only. Knows paths and bytes; nothing of records, encryption or locks: whoever replaces
+//! a file holds its lock.
+
+use std::{
+    collections::HashSet,
+    error::Error as StdError,
+    fmt,
+    fs::{self, File, Metadata, Permissions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+const PRIVATE_FILE: u32 = 0o600;
+const PRIVATE_DIRECTORY: u32 = 0o700;
+
+/// A failure of the system, and where it happened.
+#[derive(Debug)]
+pub(super) struct AtPath {
+    path: PathBuf,
+    cause: io::Error,
+}
+
+impl AtPath {
+    pub(super) fn new(path: &Path, cause: impl Into<io::Error>) -> Self {
+        Self {
+            path: path.to_owned(),
+            cause: cause.into(),
+        }
+    }
+}
+
+impl fmt::Display for AtPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.path, self.cause)
+    }
+}
+
+impl StdError for AtPath {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.cause)
+    }
+}
+
+/// What a path holds.
+pub(super) enum Found {
+    /// Nothing.
+    Absent,
+    /// A file with this content.
+    Content(Vec<u8>),
+    /// Something that cannot be a record, and why.
+    Unusable(&'static str),
+}
+
+/// Reads a file of at most `max` bytes. Calls nothing absent that only could not be looked at.
+pub(super) fn read(path: &Path, max: usize) -> Result<Found, AtPath> {
+    let Some((file, about)) = open(path, OFlags::NOFOLLOW).map_err(|cause| AtPath::new(path, cause))? else {
+        return Ok(Found::Absent);
+    };
+    if !about.is_file() {
+        return Ok(Found::Unusable("it is not a regular file"));
+    }
+    let content = read_open(file, &about, max).map_err(|cause| AtPath::new(path, cause))?;
+    Ok(content.map_or(Found::Unusable("it is too large"), Found::Content))
+}
+
+/// Opens for reading what is there, and tells about the very thing that was opened. Never hangs on a pipe.
+pub(super) fn open(path: &Path, more: OFlags) -> io::Result<Option<(File, Metadata)>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | more;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Ok(None),
+        Err(cause) => return Err(cause.into()),
+    };
+    let about = file.metadata()?;
+    Ok(Some((file, about)))
+}
+
+/// The whole content; `None`: it has more than `max` bytes. Allocates once, so that a secret leaves no parts behind.
+pub(super) fn read_open(file: File, about: &Metadata, max: usize) -> io::Result<Option<Vec<u8>>> {
+    let expected = usize::try_from(about.len()).unwrap_or(usize::MAX);
+    if expected > max {
+        return Ok(None);
+    }
+    let mut content = Vec::with_capacity(expected.saturating_add(1));
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut content)?;
+    Ok((content.len() <= max).then_some(content))
+}
+
+/// Replaces `directory/name` whole. When it returns, the new content survives a power cut; if it fails before the
+/// rename, the old content is untouched. The caller holds the file's lock.
+pub(super) fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<(), AtPath> {
+    let temporary = directory.join(temporary_name(name));
+    let target = directory.join(name);
+    write_new(&temporary, content)
+        .and_then(|()| fs::rename(&temporary, &target).map_err(|cause| AtPath::new(&target, cause)))
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+    sync_directory(directory)
+}
+
+/// Makes `directory/name` unless it is there; `false`: it was. Nobody ever sees a part of it.
+pub(super) fn create(directory: &Path, name: &str, content: &[u8]) -> Result<bool, AtPath> {
+    let temporary = directory.join(temporary_name(name));
+    let target = directory.join(name);
+    write_new(&temporary, content)?;
+    // A link, not a rename: it never replaces a file that somebody else has put there meanwhile.
+    let linked = fs::hard_link(&temporary, &target);
+    let cleared = remove_if_there(&temporary);
+    match linked {
+        Ok(()) => {
+            cleared?;
+            sync_directory(directory)?;
+            Ok(true)
+        }
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(cause) => Err(AtPath::new(&target, cause)),
+    }
+}
+
+/// Removes `directory/name` and what a crash may have left beside it. `false`: it was not there.
+pub(super) fn remove(directory: &Path, name: &str) -> Result<bool, AtPath> {
+    remove_if_there(&directory.join(temporary_name(name)))?;
+    let was_there = remove_if_there(&directory.join(name))?;
+    // Also if it was not there: an earlier removal may have failed between the unlink and this.
+    match sync_directory(directory) {
+        Err(e) if e.cause.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+        Ok(()) => Ok(was_there),
+    }
+}
+
+/// Writes, syncs and removes a file of `length` bytes: whether a write would succeed now.
+pub(super) fn probe(directory: &Path, length: usize) -> Result<(), AtPath> {
+    let path = directory.join(".probe.tmp");
+    let tried = write_new(&path, &vec![0; length]);
+    remove_if_there(&path)?;
+    tried
+}
+
+/// One fixed name a record, used under its lock only: crashes leave at most one, and the next write takes it over.
+fn temporary_name(name: &str) -> String {
+    format!(".{name}.tmp")
+}
+
+fn write_new(path: &Path, content: &[u8]) -> Result<(), AtPath> {
+    // Removed and made anew: what was left there might be a link to elsewhere, or open in another process.
+    remove_if_there(path)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let write = || -> io::Result<()> {
+        let mut file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(PRIVATE_FILE))?);
+        // The umask may have taken more away than others' rights.
+        file.set_permissions(Permissions::from_mode(PRIVATE_FILE))?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(|cause| AtPath::new(path, cause))
+}
+
+fn remove_if_there(path: &Path) -> Result<bool, AtPath> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(cause) => Err(AtPath::new(path, cause)),
+    }
+}
+
+pub(super) fn sync_directory(directory: &Path) -> Result<(), AtPath> {
+    File::open(directory)
+        .and_then(|opened| opened.sync_all())
+        .map_err(|cause| AtPath::new(directory, cause))
+}
+
+/// Makes directories, and remembers which ones are known to survive a power cut.
+#[derive(Default)]
+pub(super) struct Directories {
+    durable: Mutex<HashSet<PathBuf>>,
+}
+
+impl Directories {
+    /// Makes `root/inner` and everything missing above it, private and durable.
+    pub(super) fn make(&self, root: &Path, inner: &Path) -> Result<PathBuf, AtPath> {
+        let mut missing: Vec<&Path> = root
+            .ancestors()
+            .take_while(|path| {
+                path.symlink_metadata()
+                    .is_err_and(|cause| cause.kind() == io::ErrorKind::NotFound)
+            })
+            .collect();
+        while let Some(directory) = missing.pop() {
+            make_directory(directory)?;
+            sync_parent(directory)?;
+        }
+        if !self.is_durable(root) {
+            // What is above the store is the user's own and need not be readable.
+            drop(sync_parent(root));
+            self.set_durable(root);
+        }
+        let mut path = root.to_owned();
+        for part in inner {
+            path.push(part);
+            // One that is there may have been made by another process that has not synced it yet.
+            if make_directory(&path)? || !self.is_durable(&path) {
+                sync_parent(&path)?;
+                self.set_durable(&path);
+            }
+        }
+        Ok(path)
+    }
+
+    fn is_durable(&self, path: &Path) -> bool {
+        let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable.contains(path)
+    }
+
+    fn set_durable(&self, path: &Path) {
+        let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
+        durable.insert(path.to_owned());
+    }
+}
+
+/// `false`: it was there.
+fn make_directory(path: &Path) -> Result<bool, AtPath> {
+    match fs::DirBuilder::new().mode(PRIVATE_DIRECTORY).create(path) {
+        Ok(()) => {}
+        Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(cause) => return Err(AtPath::new(path, cause)),
+    }
+    // The umask may have taken more away than others' rights.
+    fs::set_permissions(path, Permissions::from_mode(PRIVATE_DIRECTORY)).map_err(|cause| AtPath::new(path, cause))?;
+    Ok(true)
+}
+
+fn sync_parent(path: &Path) -> Result<(), AtPath> {
+    path.parent().map_or(Ok(()), sync_directory)
+}

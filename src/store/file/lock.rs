@@ -1,0 +1,143 @@
+//! The lock of one record, across tasks and processes.
+//!
+//! `flock` on a file that is made once and never renamed or unlinked by the store; the system frees it when its holder
+//! dies. Waiting blocks no thread: tasks of this process queue, and the head of the queue asks the system now and then.
+
+use std::{
+    fs::{File, Permissions, TryLockError},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    blocking::{Doing, LIMIT, off_thread},
+    durable::AtPath,
+};
+use crate::store::{
+    StoreError,
+    queue::{Queue, Turn, deadline},
+};
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// A lock that is held. Whatever works under it keeps a share of it, so that a caller who goes away frees nothing that
+/// is still being written.
+pub(super) struct Held {
+    file: File,
+    /// Numbers the changes in the order in which the holder asked for them.
+    asked: AtomicU64,
+    /// The newest change that was made. Held while one is made.
+    made: Mutex<u64>,
+    // After the file: the next one in the queue shall find it unlocked.
+    _turn: Turn<PathBuf>,
+}
+
+impl Held {
+    /// The number of the holder's next change.
+    pub(super) fn next_change(&self) -> u64 {
+        self.asked.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Waits for the changes under way. A change that the holder gave up waiting for may still be under way when the
+    /// next one comes: they must not run at once, nor the older one after the newer.
+    pub(super) fn changes(&self) -> MutexGuard<'_, u64> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Unlocked, not only closed: a child that is just being started shares the open file until it executes.
+        drop(self.file.unlock());
+    }
+}
+
+/// Takes the lock at `path`; waits at most `wait`. `prepare` makes the directory.
+pub(super) async fn take(
+    queue: &Arc<Queue<PathBuf>>,
+    path: PathBuf,
+    wait: Duration,
+    doing: &Doing,
+    prepare: impl Fn() -> Result<(), StoreError> + Clone + Send + 'static,
+) -> Result<Arc<Held>, StoreError> {
+    let until = deadline(wait);
+    let busy = || StoreError::Busy {
+        what: doing.what.clone(),
+    };
+    let turn = queue.enter(path.clone(), until).await.ok_or_else(busy)?;
+    let mut pause = SHORTEST_PAUSE;
+    loop {
+        let attempt = {
+            let (path, doing, prepare) = (path.clone(), doing.clone(), prepare.clone());
+            move || {
+                prepare()?;
+                try_lock(&path).map_err(|cause| doing.failed(cause))
+            }
+        };
+        if let Some(file) = off_thread(doing, Instant::now() + LIMIT, attempt).await? {
+            return Ok(Arc::new(Held {
+                file,
+                asked: AtomicU64::new(0),
+                made: Mutex::new(0),
+                _turn: turn,
+            }));
+        }
+        let now = Instant::now();
+        if now >= until {
+            return Err(busy());
+        }
+        sleep_until(until.min(now + pause)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The locked file; `None`: somebody else holds it.
+pub(super) fn try_lock(path: &Path) -> Result<Option<File>, AtPath> {
+    let failed = |cause| AtPath::new(path, cause);
+    let file = open(path).map_err(|cause| failed(cause.into()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+    }
+    // Somebody may have cleared the directory away meanwhile: a lock on a file that has no name excludes nobody.
+    let locked = file.metadata().map_err(failed)?;
+    let named = path.symlink_metadata().ok();
+    let same = named.is_some_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino()));
+    Ok(same.then_some(file))
+}
+
+fn open(path: &Path) -> rustix::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let private = 0o600;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        opened => return opened.map(File::from),
+    }
+    match rustix::fs::open(
+        path,
+        flags | OFlags::CREATE | OFlags::EXCL,
+        Mode::from_raw_mode(private),
+    ) {
+        Ok(made) => {
+            let made = File::from(made);
+            // The umask may have taken more away than others' rights. If this fails, the next opening says so.
+            drop(made.set_permissions(Permissions::from_mode(private)));
+            Ok(made)
+        }
+        Err(Errno::EXIST) => rustix::fs::open(path, flags, Mode::empty()).map(File::from),
+        Err(cause) => Err(cause),
+    }
+}

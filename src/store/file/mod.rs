@@ -1,0 +1,216 @@
+//! The store of files: one `age`-encrypted file per entry and per API key, readable with the stock `age` tool.
+//!
+//! ```text
+//! {path}/identity.txt                        decrypts everything (unless the configuration names another one)
+//! {path}/tokens/{hex provider}/{hex bucket}.age
+//! {path}/keys/{hex name}.age
+//! {path}/locks/{hex provider}/{hex bucket}.lock, locks/keys/{hex name}.lock, locks/identity.lock
+//! ```
+//!
+//! Several processes may use one store at once, on one host: a record changes only under its lock, whole, and durably.
+//! Never on an async thread: every look at the disk runs on a blocking one, for at most 15 s.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `records` | reading through memory, changing under a lock: the order of things |
+//! | `layout` | paths of names |
+//! | `envelope` | what is inside a file |
+//! | `identity`, `command` | the secret that decrypts it |
+//! | `lock` | one writer at a time, across processes |
+//! | `durable` | what survives a power cut |
+//! | `cache` | what memory holds |
+//! | `network` | file systems that hosts share |
+//! | `blocking` | the way off the async threads |
+
+mod blocking;
+mod cache;
+mod command;
+mod durable;
+mod envelope;
+mod identity;
+mod layout;
+mod lock;
+mod network;
+mod records;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use tokio::time::Instant;
+
+use self::{
+    blocking::{Doing, LIMIT, off_thread},
+    durable::{AtPath, Directories},
+    identity::{Keeper, Look},
+    lock::Held,
+    records::{Records, Shared, Trouble},
+};
+use super::{KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, queue::Queue};
+use crate::credential::{EntryKey, Name, Revision, TokenSet};
+
+/// Where the store is and what decrypts it.
+#[derive(Debug, Clone)]
+pub struct FileStoreConfig {
+    /// The store's directory. It need not exist.
+    pub path: PathBuf,
+    /// What decrypts it.
+    pub identity: IdentitySource,
+    /// Whether it may lie on a file system that other hosts share.
+    pub allow_network_fs: bool,
+}
+
+/// Where the identity comes from. Records are encrypted to every identity that it yields.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// `identity.txt` in the store, made with the first record.
+    #[default]
+    Default,
+    /// An age identity file that exists.
+    File(PathBuf),
+    /// A shell command that prints an age identity file.
+    Command(String),
+}
+
+/// The store. Clones share locks and memory.
+#[derive(Clone)]
+pub struct FileStore {
+    shared: Arc<Shared>,
+    tokens: Arc<Records<StoredTokens>>,
+    keys: Arc<Records<SecretString>>,
+}
+
+impl FileStore {
+    /// Opens the store, also one that does not exist yet. Nothing is made before it is needed, and a locked store opens,
+    /// too: reading it is what fails.
+    ///
+    /// # Errors
+    /// The store lies on a network file system and that is not allowed, or its path cannot be told.
+    pub fn open(config: FileStoreConfig) -> Result<Self, StoreError> {
+        let doing = Doing::new(Operation::Open, format!("the store {:?}", config.path));
+        // The working directory may change later.
+        let root = std::path::absolute(&config.path).map_err(|cause| doing.failed(cause))?;
+        if !config.allow_network_fs
+            && let Some(kind) = network::file_system(&root)
+        {
+            return Err(doing.failed(format!(
+                "it is on a file system that other hosts may share ({kind}), where its locks may not hold: move it to a \
+                 local disk, or set `allow_network_fs = true` in [store] if only this host uses it"
+            )));
+        }
+        let directories = Arc::new(Directories::default());
+        let shared = Arc::new(Shared {
+            identity: Keeper::new(root.clone(), config.identity, Arc::clone(&directories)),
+            root,
+            directories,
+            queue: Queue::new(),
+            trouble: Trouble::default(),
+        });
+        Ok(Self {
+            tokens: Records::new(Arc::clone(&shared)),
+            keys: Records::new(Arc::clone(&shared)),
+            shared,
+        })
+    }
+
+    async fn list_with<T: Send + 'static>(
+        &self,
+        list: impl FnOnce(&std::path::Path) -> Result<T, AtPath> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let doing = Doing::new(Operation::List, "the store");
+        let (shared, context) = (Arc::clone(&self.shared), doing.clone());
+        off_thread(&doing, Instant::now() + LIMIT, move || {
+            list(&shared.root).map_err(|cause| context.failed(cause))
+        })
+        .await
+    }
+}
+
+impl fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileStore")
+            .field("path", &self.shared.root)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl TokenStore for FileStore {
+    async fn read(&self, key: &EntryKey) -> Result<Option<Arc<StoredTokens>>, StoreError> {
+        self.tokens.read(key).await
+    }
+
+    async fn list(&self) -> Result<Vec<EntryKey>, StoreError> {
+        self.list_with(layout::entries).await
+    }
+
+    async fn lock(&self, key: &EntryKey, wait: Duration) -> Result<Box<dyn TokenGuard>, StoreError> {
+        let held = self.tokens.lock(key, wait).await?;
+        Ok(Box::new(FileGuard {
+            tokens: Arc::clone(&self.tokens),
+            key: key.clone(),
+            held,
+        }))
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.shared.identity.get(Look::Current, Instant::now() + LIMIT).await?;
+        self.list_with(layout::can_be_listed).await?;
+        let doing = Doing::new(Operation::Write, "the store");
+        let (shared, context) = (Arc::clone(&self.shared), doing.clone());
+        off_thread(&doing, Instant::now() + LIMIT, move || {
+            let probed = shared.trouble.probe(&shared.root, &shared.directories);
+            probed.map_err(|cause| context.failed(cause))
+        })
+        .await
+    }
+}
+
+/// The lock of one entry. What it was asked to change keeps the lock until it is done, also when this is dropped first.
+struct FileGuard {
+    tokens: Arc<Records<StoredTokens>>,
+    key: EntryKey,
+    held: Arc<Held>,
+}
+
+#[async_trait]
+impl TokenGuard for FileGuard {
+    async fn read(&self) -> Result<Option<Arc<StoredTokens>>, StoreError> {
+        self.tokens.look(&self.key, Some(Arc::clone(&self.held))).await
+    }
+
+    async fn write(&mut self, tokens: TokenSet, over_corrupt: OverCorrupt) -> Result<Arc<StoredTokens>, StoreError> {
+        let stored = Arc::new(StoredTokens {
+            revision: Revision::random(),
+            tokens,
+        });
+        let (value, held) = (Arc::clone(&stored), Arc::clone(&self.held));
+        self.tokens.write(&self.key, value, over_corrupt, held).await?;
+        Ok(stored)
+    }
+
+    async fn remove(&mut self) -> Result<bool, StoreError> {
+        self.tokens.remove(&self.key, Arc::clone(&self.held)).await
+    }
+}
+
+#[async_trait]
+impl KeyStore for FileStore {
+    async fn read(&self, name: &Name) -> Result<Option<Arc<SecretString>>, StoreError> {
+        self.keys.read(name).await
+    }
+
+    async fn list(&self) -> Result<Vec<Name>, StoreError> {
+        self.list_with(layout::keys).await
+    }
+
+    async fn write(&self, name: &Name, key: SecretString, wait: Duration) -> Result<(), StoreError> {
+        let held = self.keys.lock(name, wait).await?;
+        self.keys.write(name, Arc::new(key), OverCorrupt::Replace, held).await
+    }
+
+    async fn remove(&self, name: &Name, wait: Duration) -> Result<bool, StoreError> {
+        let held = self.keys.lock(name, wait).await?;
+        self.keys.remove(name, held).await
+    }
+}

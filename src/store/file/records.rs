@@ -1,0 +1,324 @@
+//! Records of one kind: reading through memory, and changing under a lock.
+//!
+//! The order of a change is fixed here: what is there is looked at, then the disk changes, then memory. A change runs
+//! in a task of its own with a share of the lock: who asked for it may go away, it is finished all the same.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout};
+
+use super::{
+    blocking::{Doing, LIMIT, off_thread},
+    cache::{Cache, Fingerprint},
+    durable::{self, AtPath, Directories, Found},
+    envelope::{self, Content, Flaw},
+    identity::{Identities, Keeper, Look},
+    lock::{self, Held},
+};
+use crate::store::{Operation, OverCorrupt, StoreError, queue::Queue};
+
+/// No record is larger: a secret has 16 KiB, and the largest token set a few of them.
+const MAX_RECORD: usize = 256 * 1024;
+
+/// What the records of all kinds have in common.
+pub(super) struct Shared {
+    pub(super) root: PathBuf,
+    pub(super) identity: Arc<Keeper>,
+    pub(super) directories: Arc<Directories>,
+    pub(super) queue: Arc<Queue<PathBuf>>,
+    pub(super) trouble: Trouble,
+}
+
+/// The last change that failed, until a write succeeds in its place.
+#[derive(Default)]
+pub(super) struct Trouble(Mutex<Option<Failed>>);
+
+#[derive(Clone, PartialEq, Eq)]
+struct Failed {
+    directory: PathBuf,
+    length: usize,
+}
+
+impl Trouble {
+    fn set(&self, directory: &Path, length: usize) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failed {
+            directory: directory.to_owned(),
+            length,
+        });
+    }
+
+    /// Tries what failed: a file as long as that one, in the same directory.
+    pub(super) fn probe(&self, root: &Path, directories: &Directories) -> Result<(), AtPath> {
+        let Some(failed) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
+            return Ok(());
+        };
+        let directory = directories.make(root, &failed.directory)?;
+        durable::probe(&directory, failed.length)?;
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another write may have failed meanwhile.
+        if last.as_ref() == Some(&failed) {
+            *last = None;
+        }
+        Ok(())
+    }
+}
+
+/// The records of one kind.
+pub(super) struct Records<C: Content> {
+    shared: Arc<Shared>,
+    cache: Cache<C::Key, C>,
+}
+
+impl<C: Content> Records<C> {
+    pub(super) fn new(shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            cache: Cache::new(),
+        })
+    }
+
+    /// The record, from memory if its file was looked at a moment ago.
+    pub(super) async fn read(self: &Arc<Self>, key: &C::Key) -> Result<Option<Arc<C>>, StoreError> {
+        if let Some(value) = self.cache.fresh(key) {
+            return Ok(Some(value));
+        }
+        self.look(key, None).await
+    }
+
+    /// The record as its file has it now. A holder of the lock also waits for its own changes under way.
+    pub(super) async fn look(
+        self: &Arc<Self>,
+        key: &C::Key,
+        held: Option<Arc<Held>>,
+    ) -> Result<Option<Arc<C>>, StoreError> {
+        let doing = Doing::new(Operation::Read, C::describe(key));
+        let deadline = Instant::now() + LIMIT;
+        let before = self.cache.before(key);
+        let (this, of, context) = (Arc::clone(self), key.clone(), doing.clone());
+        let file = off_thread(&doing, deadline, move || {
+            let _changes = held.as_deref().map(Held::changes);
+            let found = this.file(&of, &context)?;
+            Ok(found.map(|sealed| (Fingerprint::of(&sealed), sealed)))
+        });
+        let (fingerprint, sealed) = match file.await {
+            Ok(Some((fingerprint, sealed))) => (fingerprint, Arc::new(sealed)),
+            nothing => {
+                self.cache.not_found(key, &before);
+                return nothing.map(|_absent| None);
+            }
+        };
+        if let Some(value) = before.same(&fingerprint) {
+            self.cache.found(key.clone(), &before, fingerprint, value);
+            return Ok(Some(Arc::clone(value)));
+        }
+        match self.open(key, &sealed, &doing, deadline).await {
+            Ok(value) => {
+                let value = Arc::new(value);
+                self.cache.found(key.clone(), &before, fingerprint, &value);
+                Ok(Some(value))
+            }
+            Err(error) => {
+                self.cache.not_found(key, &before);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes the lock of a record.
+    pub(super) async fn lock(self: &Arc<Self>, key: &C::Key, wait: Duration) -> Result<Arc<Held>, StoreError> {
+        let doing = Doing::new(Operation::Lock, C::describe(key));
+        let place = C::place(key);
+        let path = self.shared.root.join(&place.lock_directory).join(&place.lock);
+        let (shared, context) = (Arc::clone(&self.shared), doing.clone());
+        let prepare = move || {
+            let made = shared.directories.make(&shared.root, &place.lock_directory);
+            made.map(drop).map_err(|cause| context.failed(cause))
+        };
+        lock::take(&self.shared.queue, path, wait, &doing, prepare).await
+    }
+
+    /// Replaces the record.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        key: &C::Key,
+        value: Arc<C>,
+        over_corrupt: OverCorrupt,
+        held: Arc<Held>,
+    ) -> Result<(), StoreError> {
+        let doing = Doing::new(Operation::Write, C::describe(key));
+        let number = held.next_change();
+        let (this, of, context) = (Arc::clone(self), key.clone(), doing.clone());
+        let change = async move {
+            let deadline = Instant::now() + LIMIT;
+            let identities = this.shared.identity.get(Look::Make, deadline).await?;
+            let identities = identities.ok_or_else(|| this.shared.identity.missing())?;
+            let work = move || this.write_now(&of, &value, over_corrupt, &held, number, &identities);
+            match tokio::task::spawn_blocking(work).await {
+                Ok(result) => result,
+                Err(cause) => Err(context.died(&cause)),
+            }
+        };
+        self.in_its_own_task(key, &doing, change).await
+    }
+
+    /// Removes the record, whatever is in it. `false`: there was none.
+    pub(super) async fn remove(self: &Arc<Self>, key: &C::Key, held: Arc<Held>) -> Result<bool, StoreError> {
+        let doing = Doing::new(Operation::Remove, C::describe(key));
+        let number = held.next_change();
+        let (this, of, context) = (Arc::clone(self), key.clone(), doing.clone());
+        let change = async move {
+            let removing = context.clone();
+            let work = move || this.remove_now(&of, &held, number, &removing);
+            match tokio::task::spawn_blocking(work).await {
+                Ok(result) => result,
+                Err(cause) => Err(context.died(&cause)),
+            }
+        };
+        self.in_its_own_task(key, &doing, change).await
+    }
+
+    /// Waits for a change, but not longer than a store call may take; the change itself goes on.
+    async fn in_its_own_task<T: Send + 'static>(
+        &self,
+        key: &C::Key,
+        doing: &Doing,
+        change: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match timeout(LIMIT, tokio::spawn(change)).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(cause)) => Err(doing.died(&cause)),
+            Err(_elapsed) => {
+                self.shared.trouble.set(&C::place(key).directory, 0);
+                Err(doing.timed_out())
+            }
+        }
+    }
+
+    fn write_now(
+        &self,
+        key: &C::Key,
+        value: &Arc<C>,
+        over_corrupt: OverCorrupt,
+        held: &Held,
+        number: u64,
+        identities: &Identities,
+    ) -> Result<(), StoreError> {
+        let doing = Doing::new(Operation::Write, C::describe(key));
+        let mut made = held.changes();
+        begin(&mut made, number, &doing)?;
+        self.may_be_replaced(key, over_corrupt, identities, &doing)?;
+        let sealed = envelope::seal(value.as_ref(), key, identities).map_err(|cause| doing.failed(cause))?;
+        if sealed.len() > MAX_RECORD {
+            return Err(doing.failed("it is too large to be read again"));
+        }
+        let place = C::place(key);
+        let shared = &self.shared;
+        let saved = shared
+            .directories
+            .make(&shared.root, &place.directory)
+            .and_then(|directory| durable::replace(&directory, &place.file, &sealed));
+        if let Err(cause) = saved {
+            // The failure may have come after the rename: only the file knows what is stored.
+            self.cache.forget(key);
+            shared.trouble.set(&place.directory, sealed.len());
+            return Err(doing.failed(cause));
+        }
+        self.cache.written(key.clone(), Fingerprint::of(&sealed), value);
+        Ok(())
+    }
+
+    fn remove_now(&self, key: &C::Key, held: &Held, number: u64, doing: &Doing) -> Result<bool, StoreError> {
+        let mut made = held.changes();
+        begin(&mut made, number, doing)?;
+        let place = C::place(key);
+        let removed = durable::remove(&self.shared.root.join(&place.directory), &place.file);
+        self.cache.forget(key);
+        removed.map_err(|cause| {
+            self.shared.trouble.set(&place.directory, 0);
+            doing.failed(cause)
+        })
+    }
+
+    /// Whether what is there now may be replaced.
+    fn may_be_replaced(
+        &self,
+        key: &C::Key,
+        over_corrupt: OverCorrupt,
+        identities: &Identities,
+        doing: &Doing,
+    ) -> Result<(), StoreError> {
+        let found = match self.file(key, doing) {
+            Ok(None) => return Ok(()),
+            Ok(Some(sealed)) if self.cache.before(key).same(&Fingerprint::of(&sealed)).is_some() => return Ok(()),
+            Ok(Some(sealed)) => envelope::open::<C>(&sealed, key, identities)
+                .map(drop)
+                .map_err(|flaw| error_of(flaw, doing)),
+            Err(error) => Err(error),
+        };
+        match found {
+            Err(StoreError::Corrupt { .. }) if over_corrupt == OverCorrupt::Replace => Ok(()),
+            other => other,
+        }
+    }
+
+    /// What the record's file holds.
+    fn file(&self, key: &C::Key, doing: &Doing) -> Result<Option<Vec<u8>>, StoreError> {
+        let place = C::place(key);
+        let path = self.shared.root.join(&place.directory).join(&place.file);
+        match durable::read(&path, MAX_RECORD).map_err(|cause| doing.failed(cause))? {
+            Found::Absent => Ok(None),
+            Found::Content(sealed) => Ok(Some(sealed)),
+            Found::Unusable(why) => Err(error_of(Flaw::Corrupt(why.to_owned()), doing)),
+        }
+    }
+
+    async fn open(
+        self: &Arc<Self>,
+        key: &C::Key,
+        sealed: &Arc<Vec<u8>>,
+        doing: &Doing,
+        deadline: Instant,
+    ) -> Result<C, StoreError> {
+        let identity = &self.shared.identity;
+        let with = async |identities: Arc<Identities>| {
+            let (sealed, key) = (Arc::clone(sealed), key.clone());
+            off_thread(doing, deadline, move || Ok(envelope::open(&sealed, &key, &identities))).await
+        };
+        let have = |found: Option<_>| found.ok_or_else(|| identity.missing());
+        let known = have(identity.get(Look::Known, deadline).await?)?;
+        let mut opened = with(Arc::clone(&known)).await?;
+        if matches!(opened, Err(Flaw::Undecryptable)) {
+            // The identity file may have been replaced since it was loaded, and the record been written with the new one.
+            let current = have(identity.get(Look::Current, deadline).await?)?;
+            if !Arc::ptr_eq(&current, &known) {
+                opened = with(current).await?;
+            }
+        }
+        opened.map_err(|flaw| error_of(flaw, doing))
+    }
+}
+
+/// Refuses a change that was given up and comes after a later one.
+fn begin(made: &mut u64, number: u64, doing: &Doing) -> Result<(), StoreError> {
+    if number < *made {
+        return Err(doing.failed("a later change came first"));
+    }
+    *made = number;
+    Ok(())
+}
+
+fn error_of(flaw: Flaw, doing: &Doing) -> StoreError {
+    let what = doing.what.clone();
+    match flaw {
+        Flaw::Undecryptable => StoreError::Corrupt {
+            what,
+            detail: "the identity at hand does not decrypt it".to_owned(),
+        },
+        Flaw::Corrupt(detail) => StoreError::Corrupt { what, detail },
+        Flaw::Newer(format) => StoreError::NewerFormat { what, format },
+    }
+}
