@@ -1,0 +1,149 @@
+//! The main job in a few seconds, with nothing to install and no account:
+//!
+//! ```sh
+//! cargo run --release --example quickstart
+//! ```
+//!
+//! The host stores a token set and two API keys in a temporary directory, then runs a child with a broker of its own.
+//! The child is given a socket and a capability, fetches what it may have, and tries what it may not. Everything it
+//! received is searched for the refresh token; everything on disk is removed.
+//!
+//! This one program plays all parts: it calls itself as the `credbroker` command and as the child.
+
+mod child;
+mod recorder;
+
+use std::{
+    error::Error,
+    fs,
+    io::Write as _,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+/// What never leaves the host.
+const REFRESH_TOKEN: &str = "ghr_quickstart_refresh_token_stays_on_the_host";
+const TOKEN_ANSWER: &str = r#"{
+  "access_token": "gho_quickstart_access_token",
+  "refresh_token": "ghr_quickstart_refresh_token_stays_on_the_host",
+  "token_type": "Bearer",
+  "scope": "repo read:user",
+  "expires_in": 3600,
+  "sub": "octocat"
+}"#;
+
+/// Where the child leaves every byte that the socket gave it.
+const RECORD: &str = "QUICKSTART_RECORD";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next().as_deref().and_then(|role| role.to_str()) {
+        Some("credbroker") => credbroker::cli::main_with(std::iter::once("credbroker".into()).chain(arguments)),
+        Some("child") => report(child::main()),
+        _ => report(host()),
+    }
+}
+
+fn report(result: Result<(), Box<dyn Error>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("quickstart failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn host() -> Result<(), Box<dyn Error>> {
+    let home = tempfile::Builder::new().prefix("credbroker-quickstart-").tempdir()?;
+    let record = home.path().join("received");
+    println!(
+        "The host stores a token set and two API keys (encrypted, in {}):\n",
+        home.path().display()
+    );
+
+    credbroker(home.path(), &["token", "import", "github"], Some(TOKEN_ANSWER))?;
+    credbroker(home.path(), &["key", "set", "openai"], Some("sk-quickstart-openai\n"))?;
+    credbroker(home.path(), &["key", "set", "stripe"], Some("sk-quickstart-stripe\n"))?;
+    credbroker(home.path(), &["token", "list"], None)?;
+
+    println!("\nIt runs a child that may read github's token and the API key openai, nothing else:\n");
+    let this = std::env::current_exe()?;
+    let this = this.to_str().ok_or("the path of this program is not UTF-8")?;
+    let run = ["run", "--allow", "github", "--allow-key", "openai", "--", this, "child"];
+    println!("  $ credbroker run --allow github --allow-key openai -- CHILD");
+    let status = command(home.path(), &run).env(RECORD, &record).status()?;
+    if !status.success() {
+        return Err(format!("the child ended with {status}").into());
+    }
+
+    println!("\nWhat is left:\n");
+    let received = fs::read(&record)?;
+    if contains(&received, REFRESH_TOKEN.as_bytes()) {
+        return Err("the refresh token crossed the socket".into());
+    }
+    println!(
+        "  the socket gave the child {} bytes; the refresh token is not among them",
+        received.len()
+    );
+    let leftovers: Vec<_> = fs::read_dir(home.path().join("runtime/credbroker"))?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<Result<_, _>>()?;
+    if leftovers != ["lock"] {
+        return Err(format!("the broker left {leftovers:?} behind").into());
+    }
+    println!("  the broker has ended; its socket and its directory are gone");
+    let path = home.path().to_owned();
+    home.close()?;
+    println!("  {} is removed", path.display());
+    Ok(())
+}
+
+/// Runs one command as a user would, and shows it.
+fn credbroker(home: &Path, arguments: &[&str], input: Option<&str>) -> Result<(), Box<dyn Error>> {
+    let from = if input.is_some() { " < FILE" } else { "" };
+    println!("  $ credbroker {}{from}", arguments.join(" "));
+    let mut child = command(home, arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // Dropped at the end of the statement, so that the command sees the end of its input.
+    child
+        .stdin
+        .take()
+        .ok_or("no standard input")?
+        .write_all(input.unwrap_or_default().as_bytes())?;
+    let output = child.wait_with_output()?;
+    let said = [output.stdout, output.stderr].concat();
+    for line in String::from_utf8_lossy(&said).lines() {
+        println!("    {line}");
+    }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("`credbroker {}` ended with {}", arguments.join(" "), output.status).into())
+    }
+}
+
+/// This program as `credbroker`, with every directory of its own below `home`.
+fn command(home: &Path, arguments: &[&str]) -> Command {
+    let runtime = home.join("runtime");
+    // An error shows up in the command itself.
+    let _ = fs::create_dir_all(&runtime);
+    let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "quickstart".into()));
+    command
+        .arg("credbroker")
+        .args(arguments)
+        .env("XDG_RUNTIME_DIR", runtime)
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env("XDG_DATA_HOME", home.join("data"))
+        .env("XDG_STATE_HOME", home.join("state"))
+        .env_remove("CREDBROKER_SOCKET")
+        .env_remove("CREDBROKER_CAPABILITY");
+    command
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
