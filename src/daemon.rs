@@ -103,7 +103,7 @@ pub struct Options {
 /// # Errors
 /// The store cannot be opened.
 pub fn local(config: &Config, ephemeral: bool) -> Result<Broker, StartError> {
-    let (tokens, keys) = stores(config, ephemeral)?;
+    let Stores { tokens, keys } = stores(config, ephemeral)?;
     Ok(Broker::new(Parts {
         tokens,
         keys,
@@ -116,10 +116,24 @@ fn providers(config: &Config) -> BTreeSet<Name> {
     config.providers.keys().cloned().collect()
 }
 
-fn stores(config: &Config, ephemeral: bool) -> Result<(Arc<dyn TokenStore>, Arc<dyn KeyStore>), StartError> {
+/// The two sides of the one backend that was chosen.
+struct Stores {
+    tokens: Arc<dyn TokenStore>,
+    keys: Arc<dyn KeyStore>,
+}
+
+impl Stores {
+    fn both<S: TokenStore + KeyStore + Clone>(store: S) -> Self {
+        Self {
+            tokens: Arc::new(store.clone()),
+            keys: Arc::new(store),
+        }
+    }
+}
+
+fn stores(config: &Config, ephemeral: bool) -> Result<Stores, StartError> {
     if ephemeral || config.store.backend == Backend::Memory {
-        let store = MemoryStore::default();
-        return Ok((Arc::new(store.clone()), Arc::new(store)));
+        return Ok(Stores::both(MemoryStore::default()));
     }
     let identity = match &config.store.identity {
         config::IdentitySource::Own => IdentitySource::Default,
@@ -131,7 +145,7 @@ fn stores(config: &Config, ephemeral: bool) -> Result<(Arc<dyn TokenStore>, Arc<
         identity,
         allow_network_fs: config.store.allow_network_fs,
     })?;
-    Ok((Arc::new(store.clone()), Arc::new(store)))
+    Ok(Stores::both(store))
 }
 
 /// The directory that holds the directories of all brokers of this user.

@@ -5,7 +5,6 @@
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::clone_on_ref_ptr,
-    clippy::wildcard_enum_match_arm,
     reason = "generated code; its comments stand in proto/"
 )]
 #![allow(

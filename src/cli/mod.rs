@@ -29,13 +29,18 @@ use crate::{
 /// The whole program: hardens the process, then runs the command that the process was started with.
 #[must_use]
 pub fn main() -> ExitCode {
-    harden();
-    run_with(std::env::args_os(), &Environment::from_process())
+    main_with(std::env::args_os())
 }
 
-/// Runs one command with these arguments (the program's name first) in this environment.
+/// The same with other arguments (the program's name first), for programs that carry the command in them.
 #[must_use]
-pub fn run_with(arguments: impl IntoIterator<Item = OsString>, environment: &Environment) -> ExitCode {
+pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    harden();
+    run_with(arguments, &Environment::from_process())
+}
+
+/// Runs one command with these arguments in this environment.
+fn run_with(arguments: impl IntoIterator<Item = OsString>, environment: &Environment) -> ExitCode {
     let cli = match parse(arguments) {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -130,6 +135,7 @@ fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Workers {
     /// A command that asks one thing after another.
     One,

@@ -22,7 +22,7 @@ pub(super) enum Session {
         config: Box<Config>,
     },
     /// In a sandbox.
-    Sandbox(Client),
+    Sandbox(Box<Client>),
 }
 
 impl Session {
@@ -33,7 +33,7 @@ impl Session {
     ) -> Result<Self, Failure> {
         if let Some(socket) = environment.socket() {
             let client = Client::connect(socket.to_path_buf(), environment.capability().as_ref()).await?;
-            return Ok(Self::Sandbox(client));
+            return Ok(Self::Sandbox(Box::new(client)));
         }
         let config = config()?;
         Ok(Self::Host {

@@ -119,7 +119,7 @@ impl Client {
                 page_token,
             };
             let page = self.stub.clone().list_providers(request).await?.into_inner();
-            names.extend(parsed(page.providers)?);
+            names.extend(parsed(&page.providers)?);
             page_token = page.next_page_token;
             if page_token.is_empty() {
                 return Ok(names);
@@ -141,7 +141,7 @@ impl Client {
                 page_token,
             };
             let page = self.stub.clone().list_buckets(request).await?.into_inner();
-            names.extend(parsed(page.buckets)?);
+            names.extend(parsed(&page.buckets)?);
             page_token = page.next_page_token;
             if page_token.is_empty() {
                 return Ok(names);
@@ -194,7 +194,7 @@ impl Client {
                 page_token,
             };
             let page = self.stub.clone().list_api_keys(request).await?.into_inner();
-            names.extend(parsed(page.names)?);
+            names.extend(parsed(&page.names)?);
             page_token = page.next_page_token;
             if page_token.is_empty() {
                 return Ok(names);
@@ -243,7 +243,7 @@ fn present<T>(result: Result<tonic::Response<T>, Status>) -> Result<Option<T>, E
     }
 }
 
-fn parsed(names: Vec<String>) -> Result<Vec<Name>, Error> {
+fn parsed(names: &[String]) -> Result<Vec<Name>, Error> {
     names
         .iter()
         .map(|name| name.parse().map_err(|_invalid| Error::malformed()))
