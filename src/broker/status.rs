@@ -21,7 +21,7 @@ pub enum EntryState {
     NeedsLogin,
     /// The stored record cannot be decrypted or is malformed.
     Corrupt,
-    /// The store is locked.
+    /// The record is whole but cannot be opened: the store is locked, or a newer version wrote it.
     Locked,
 }
 
@@ -89,10 +89,10 @@ impl Broker {
         let stored = match self.inner.parts.tokens.read(key).await {
             Ok(None) => return Ok(None),
             Ok(Some(stored)) => stored,
-            Err(StoreError::Corrupt { .. } | StoreError::NewerFormat { .. }) => {
-                return Ok(Some(unreadable(EntryState::Corrupt)));
+            Err(StoreError::Corrupt { .. }) => return Ok(Some(unreadable(EntryState::Corrupt))),
+            Err(StoreError::Locked { .. } | StoreError::NewerFormat { .. }) => {
+                return Ok(Some(unreadable(EntryState::Locked)));
             }
-            Err(StoreError::Locked { .. }) => return Ok(Some(unreadable(EntryState::Locked))),
             Err(error @ (StoreError::Busy { .. } | StoreError::Unavailable { .. })) => return Err(error),
         };
         let expiry = stored.tokens.expiry.as_ref();

@@ -13,6 +13,12 @@ use crate::{
     credential::{Expiry, MAX_LIFETIME, TokenSet, is_token_text},
 };
 
+/// The longest scope, token type, subject or extra field, in bytes.
+const MAX_TEXT: usize = 4 * 1024;
+/// The most bytes that all extra fields may have together. With an access token of 16 KiB an answer over the socket stays
+/// below 64 KiB.
+const MAX_EXTRA: usize = 16 * 1024;
+
 /// What a provider's configuration says about reading its answers.
 #[derive(Debug, Clone)]
 pub struct AnswerRules {
@@ -55,24 +61,20 @@ pub fn parse_answer(json: &[u8], rules: &AnswerRules, saved_by: &str, now: &Now)
     })?;
     let refresh_token = token_field(&fields, "refresh_token")?;
     let expiry = expiry(&fields, refresh_token.is_some(), rules, now)?;
-    let subject = match text_field(&fields, "sub")? {
+    let subject = match short_field(&fields, "sub")? {
         Some(subject) => Some(subject.to_owned()),
-        None => text_field(&fields, "id_token")?.and_then(subject_of_id_token),
+        None => text_field(&fields, "id_token")?
+            .and_then(subject_of_id_token)
+            .filter(|subject| subject.len() <= MAX_TEXT),
     };
-    let extra: BTreeMap<String, String> = rules
-        .extra_fields
-        .iter()
-        .filter_map(|name| Some((name.clone(), fields.get(name)?.as_str()?.to_owned())))
-        .filter(|(_, value)| Some(value.as_str()) != refresh_token)
-        .collect();
     Ok(TokenSet {
         access_token: SecretString::from(access_token),
         refresh_token: refresh_token.map(SecretString::from),
         expiry,
-        token_type: text_field(&fields, "token_type")?.unwrap_or("Bearer").to_owned(),
-        scope: text_field(&fields, "scope")?.unwrap_or_default().to_owned(),
+        token_type: short_field(&fields, "token_type")?.unwrap_or("Bearer").to_owned(),
+        scope: short_field(&fields, "scope")?.unwrap_or_default().to_owned(),
         subject,
-        extra,
+        extra: extra(&fields, rules, refresh_token)?,
         saved_by: saved_by.to_owned(),
     })
 }
@@ -84,6 +86,36 @@ fn text_field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&
         Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
         Some(_) => Err(InvalidAnswer(format!("\"{name}\" is not a string"))),
     }
+}
+
+/// A text field of bounded length.
+fn short_field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, InvalidAnswer> {
+    let text = text_field(fields, name)?;
+    if text.is_some_and(|text| text.len() > MAX_TEXT) {
+        return Err(InvalidAnswer(format!("\"{name}\" is longer than {MAX_TEXT} bytes")));
+    }
+    Ok(text)
+}
+
+/// The fields that the configuration names: strings only, and never a copy of a stored secret.
+fn extra(
+    fields: &Map<String, Value>,
+    rules: &AnswerRules,
+    refresh_token: Option<&str>,
+) -> Result<BTreeMap<String, String>, InvalidAnswer> {
+    let extra: BTreeMap<String, String> = rules
+        .extra_fields
+        .iter()
+        .filter_map(|name| Some((name.clone(), fields.get(name)?.as_str()?.to_owned())))
+        .filter(|(_, value)| Some(value.as_str()) != refresh_token)
+        .collect();
+    let size: usize = extra.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if size > MAX_EXTRA {
+        return Err(InvalidAnswer(format!(
+            "the fields that the configuration names in extra_fields come to more than {MAX_EXTRA} bytes"
+        )));
+    }
+    Ok(extra)
 }
 
 fn token_field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, InvalidAnswer> {
@@ -284,6 +316,13 @@ mod tests {
             assert!(error.starts_with(want), "{json}: {error}");
             assert!(!error.contains("SECRET"), "{error}");
         }
+        let long = "x".repeat(MAX_TEXT + 1);
+        for field in ["scope", "token_type", "sub"] {
+            let error = parse(&format!(r#"{{"access_token":"a","{field}":"{long}"}}"#)).unwrap_err();
+            assert_eq!(error.to_string(), format!("\"{field}\" is longer than 4096 bytes"));
+        }
+        let longer = "x".repeat(MAX_EXTRA);
+        assert!(parse(&format!(r#"{{"access_token":"a","account_id":"{longer}"}}"#)).is_err());
         assert!(parse(&format!(r#"{{"access_token":"{}"}}"#, "x".repeat(16 * 1024))).is_ok());
         assert!(parse(&format!(r#"{{"access_token":"{}"}}"#, "x".repeat(16 * 1024 + 1))).is_err());
     }
