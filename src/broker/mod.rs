@@ -115,6 +115,7 @@ impl Broker {
     pub async fn save_token(&self, caller: &Caller, key: &EntryKey, saved: SavedToken) -> Result<(), Error> {
         self.begin()?;
         caller.require(caller.policy.may_save(key), key)?;
+        self.existing(key).await?;
         let by = format!("sandbox {}", caller.principal);
         let (broker, key) = (self.clone(), key.clone());
         owned(async move {
@@ -134,6 +135,11 @@ impl Broker {
     pub async fn remove_token(&self, caller: &Caller, key: &EntryKey) -> Result<Revocation, Error> {
         self.begin()?;
         caller.require(caller.policy.may_remove(key), key)?;
+        // A corrupt entry can be removed, so only absence ends here. Locks are kept for ever: a sandbox must not have one
+        // made for every name it can think of.
+        if let Ok(None) = self.inner.parts.tokens.read(key).await {
+            return Err(Error::NoEntry(key.clone()));
+        }
         let (broker, key) = (self.clone(), key.clone());
         owned(async move {
             let mut guard = broker.inner.parts.tokens.lock(&key, LOCK_WAIT).await?;
