@@ -82,8 +82,7 @@ impl SocketGuard {
         &self.path
     }
 
-    /// Sets the mode by name and looks whether it was done to the right file. Nothing listens yet, so every connect is
-    /// refused and the mode that the umask left never matters.
+    /// Sets the mode by name and looks whether it was done to the right file.
     fn set_mode(&self, mode: Mode) -> Result<(), SocketError> {
         let refused = || SocketError::system("set the mode of", &self.path);
         chmodat(&self.dir, &self.name, mode, AtFlags::empty()).map_err(refused())?;
@@ -210,6 +209,7 @@ impl Place {
     pub(super) fn bind(self, mode: Mode) -> Result<BoundSocket, SocketError> {
         self.clear()?;
         let socket = new_socket().map_err(self.refused("make a socket for"))?;
+        narrow(&socket, mode).map_err(self.refused("make a socket for"))?;
         let address = SocketAddrUnix::new(&self.path).map_err(self.refused("bind"))?;
         bind(&socket, &address).map_err(self.refused("bind"))?;
         let bound = match Identity::at(&self.dir, &self.name).map_err(self.refused("look at"))? {
@@ -265,4 +265,18 @@ impl Place {
     fn refused<E: Into<io::Error>>(&self, action: &'static str) -> impl FnOnce(E) -> SocketError {
         SocketError::system(action, &self.path)
     }
+}
+
+/// Makes the file that binding will create no wider than `mode`, whatever the umask is: Linux takes the socket's own mode
+/// for it. Setting the mode before listening is not enough, because a connect looks at the mode before it looks whether
+/// anybody listens.
+#[cfg(target_os = "linux")]
+fn narrow(socket: &OwnedFd, mode: Mode) -> Result<(), Errno> {
+    rustix::fs::fchmod(socket, mode)
+}
+
+/// Elsewhere a socket has no mode before it is bound; `main`'s umask narrows it.
+#[cfg(not(target_os = "linux"))]
+fn narrow(_socket: &OwnedFd, _mode: Mode) -> Result<(), Errno> {
+    Ok(())
 }

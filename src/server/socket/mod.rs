@@ -17,9 +17,9 @@
 //! Everything here blocks, for at most a few system calls and a bounded wait for a lock: call it before the runtime is
 //! busy, or from a blocking task. Nothing here reads the environment, accepts a connection or knows what is served.
 //!
-//! A socket is never connectable by others, not even for an instant and whatever the umask is: it is bound, given its
-//! mode, compared with what the directory shows, and only then made to listen; before that every connect is refused.
-//! The umask is neither relied upon nor changed, because it belongs to the whole process; `main` sets 077 once.
+//! A socket is never connectable by others, not even for an instant and whatever the umask is: it is narrowed before it
+//! is bound, given its exact mode, compared with what the directory shows, and only then made to listen. The umask is
+//! neither relied upon (on Linux) nor changed, because it belongs to the whole process; `main` sets 077 once.
 
 mod bind;
 mod broker_dir;
