@@ -83,9 +83,7 @@ mod tests {
         });
         let error = answer.await.unwrap_err();
         assert_eq!(error.to_string(), "cannot write entry a/b: timed out");
-        tokio::task::spawn_blocking(move || finished.recv().unwrap())
-            .await
-            .unwrap();
+        spawn_blocking(move || finished.recv().unwrap()).await.unwrap();
     }
 
     #[tokio::test]
