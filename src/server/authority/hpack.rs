@@ -262,3 +262,68 @@ impl Text {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(blocks: &mut Blocks, octets: &[u8]) -> Result<usize, Malformed> {
+        let mut authority = 0;
+        for octet in octets {
+            authority += usize::from(blocks.octet(*octet)? != Octet::Other);
+        }
+        blocks.end().map(|()| authority)
+    }
+
+    #[test]
+    fn only_the_very_name_counts() {
+        for (name, due) in [
+            (":authority", 2),
+            (":authorit", 0),
+            (":authority2", 0),
+            (":Authority", 0),
+            ("authority", 0),
+            ("host", 0),
+        ] {
+            let block = [&[0x40, name.len() as u8], name.as_bytes(), b"\x02/a"].concat();
+            let mut blocks = Blocks::new();
+            assert_eq!(feed(&mut blocks, &block), Ok(due), "{name}");
+            // By index from then on.
+            assert_eq!(feed(&mut blocks, b"\x7e\x02/b"), Ok(due), "{name}");
+        }
+    }
+
+    /// An entry is as large as its decoded value: 128 octets of Huffman coding are 204 zeros.
+    #[test]
+    fn entries_have_their_decoded_size() {
+        let encoded = huffman::encode(&[b'0'; 204]).unwrap();
+        let block = [&b"\x3f\xc6\x01\x40\x01x\xff\x01"[..], &encoded].concat();
+        assert_eq!(encoded.len(), 128);
+        // Room for 229 octets, 8 too few.
+        let mut blocks = Blocks::new();
+        assert_eq!(feed(&mut blocks, &block), Ok(0));
+        assert_eq!(feed(&mut blocks, &[0xbe]), Err(Malformed));
+        // Room for 237.
+        let block = [b"\x3f\xce\x01", &block[3..]].concat();
+        let mut blocks = Blocks::new();
+        assert_eq!(feed(&mut blocks, &block), Ok(0));
+        assert_eq!(feed(&mut blocks, &[0xbe]), Ok(0));
+    }
+
+    #[test]
+    fn malformed_blocks() {
+        for (block, why) in [
+            (&b"\x80"[..], "index 0"),
+            (b"\xbe", "index beyond the table"),
+            (b"\x7f\xff\xff\xff\xff", "integer too long"),
+            (b"\x40\x00\x01a", "no name"),
+            (b"\x3f\xe2\x1f", "size over the limit"),
+            (b"\x41\x81\x00", "wrong Huffman ending"),
+            (b"\x41\x02/", "in the middle of a value"),
+            (b"\x41", "in the middle of a field"),
+        ] {
+            assert_eq!(feed(&mut Blocks::new(), block), Err(Malformed), "{why}");
+        }
+        assert_eq!(feed(&mut Blocks::new(), b"\x3f\xe1\x1f\x82"), Ok(0));
+    }
+}

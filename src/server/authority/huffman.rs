@@ -142,3 +142,82 @@ impl Decoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn hex(digits: &str) -> Vec<u8> {
+        data_encoding::HEXLOWER.decode(digits.as_bytes()).unwrap()
+    }
+
+    /// RFC 7541, appendix C.4 and C.6.
+    #[test]
+    fn the_examples_of_the_rfc() {
+        for (text, encoded) in [
+            ("www.example.com", "f1e3c2e5f23a6ba0ab90f4ff"),
+            ("no-cache", "a8eb10649cbf"),
+            ("custom-key", "25a849e95ba97d7f"),
+            ("custom-value", "25a849e95bb8e8b4bf"),
+            ("302", "6402"),
+            ("private", "aec3771a4b"),
+            (
+                "Mon, 21 Oct 2013 20:13:21 GMT",
+                "d07abe941054d444a8200595040b8166e082a62d1bff",
+            ),
+            ("https://www.example.com", "9d29ad171863c78f0b97c8e9ae82ae43d3"),
+            (
+                "foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1",
+                "94e7821dd7f2e6c7b335dfdfcd5b3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007",
+            ),
+        ] {
+            assert_eq!(encode(text.as_bytes()).unwrap(), hex(encoded), "{text}");
+            assert_eq!(decode(&hex(encoded)).unwrap(), text.as_bytes(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_octet_has_the_code_of_another_implementation() {
+        for octet in 0..=u8::MAX {
+            // The same octet often enough to see its whole code.
+            let text = [octet; 8];
+            let mut other = Vec::new();
+            httlib_huffman::encode(&text, &mut other).unwrap();
+            assert_eq!(encode(&text).unwrap(), other, "{octet}");
+            assert_eq!(decode(&other).unwrap(), text);
+            assert_eq!(other.len() as u32, bits(octet).unwrap(), "{octet}");
+        }
+    }
+
+    #[test]
+    fn what_is_replaced_most_has_six_bits() {
+        assert_eq!([b'%', b'/', b'-'].map(bits), [Some(6); 3]);
+    }
+
+    #[test]
+    fn wrong_endings_are_malformed() {
+        for wrong in ["ff", "00", "ffffffff", "fffffffc", "1f00", "1fff"] {
+            assert_eq!(decode(&hex(wrong)), Err(Malformed), "{wrong}");
+        }
+        assert_eq!(decode(&[]), Ok(Vec::new()));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_another_implementation(text in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let mut other = Vec::new();
+            httlib_huffman::encode(&text, &mut other).unwrap();
+            prop_assert_eq!(encode(&text).unwrap(), other.clone());
+            prop_assert_eq!(decode(&other).unwrap(), text);
+        }
+
+        #[test]
+        fn what_is_decoded_is_encoded_the_same(encoded in proptest::collection::vec(any::<u8>(), 0..40)) {
+            if let Ok(text) = decode(&encoded) {
+                prop_assert_eq!(encode(&text).unwrap(), encoded);
+            }
+        }
+    }
+}

@@ -7,7 +7,7 @@
 //!
 //! | client | what it sends for `/tmp/dir/sock` |
 //! | --- | --- |
-//! | Go, Node, Rust, .NET | `localhost` |
+//! | Go, Node, grpcurl | `localhost` |
 //! | the C core before 1.57 | `localhost` |
 //! | the C core since 1.57 (Python, Ruby, PHP, C++) | `tmp%2Fdir%2Fsock`, the percent-encoded path |
 //! | Swift | `%2Ftmp%2Fdir%2Fsock` |
@@ -55,7 +55,7 @@
 //! - An empty `:authority`. `h2` refuses it (an empty authority is not the same to it as none), and there is no octet to
 //!   replace. No stock client sends one.
 //! - A value with Huffman coding that holds an octet for which no acceptable one has a code of the same length:
-//!   `` # < > \ ^ ` { } ``, control characters and everything outside ASCII. The clients that send such paths raw (Java)
+//!   `` # < > \ ^ ` { } ``, control characters except NUL, and everything outside ASCII. The clients that send such paths raw (Java)
 //!   do so without Huffman coding, where every octet can be replaced; the others percent-encode them.
 
 mod frames;
@@ -133,11 +133,6 @@ impl<S> AcceptAnyAuthority<S> {
 impl<S: AsyncRead> AsyncRead for AcceptAnyAuthority<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
-        // Reading into nothing gives nothing, which must not be taken for the end of the stream below.
-        if buf.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-
         if this.held.is_empty() {
             let before = buf.filled().len();
             ready!(this.inner.as_mut().poll_read(cx, buf))?;
@@ -215,5 +210,42 @@ impl<S: Connected> Connected for AcceptAnyAuthority<S> {
 
     fn connect_info(&self) -> Self::ConnectInfo {
         self.inner.connect_info()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x0b\x01\x05\0\0\0\x01\x83\x86\x84\x41\x06/t";
+
+    /// An idle connection owns no buffer, and the table of names takes no memory before there is one.
+    #[tokio::test]
+    async fn nothing_is_kept_after_a_value() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let mut server = AcceptAnyAuthority::new(server);
+        let mut buffer = [0; 128];
+        tokio::io::AsyncWriteExt::write_all(&mut client, START).await.unwrap();
+        assert_eq!(server.read(&mut buffer).await.unwrap(), START.len() - 2);
+        assert_eq!(server.held, b"/t");
+        tokio::io::AsyncWriteExt::write_all(&mut client, b"mp/a").await.unwrap();
+        // Handed on in as small parts as the reader likes.
+        for part in [&b"-tm"[..], b"p-a"] {
+            server.read_exact(&mut buffer[..3]).await.unwrap();
+            assert_eq!(&buffer[..3], part);
+        }
+        assert_eq!((server.held.capacity(), server.free), (0, 0));
+    }
+
+    /// The client ends in the middle of a value: what it sent comes out, then the end.
+    #[tokio::test]
+    async fn the_end_lets_go() {
+        let mut stream = AcceptAnyAuthority::new(START);
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, START);
+        assert_eq!(stream.held.capacity(), 0);
     }
 }

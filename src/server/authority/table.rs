@@ -159,3 +159,62 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn insert(table: &mut Table, length: u32, value_length: u32) {
+        table.insert(
+            Name {
+                is_authority: false,
+                length,
+            },
+            value_length,
+        );
+    }
+
+    /// As many entries as RFC 7541 allows, and no more: this is what bounds the memory.
+    #[test]
+    fn entries_are_evicted_by_their_size() {
+        let mut table = Table::new();
+        for _ in 0..1000 {
+            insert(&mut table, 1, 0);
+        }
+        assert_eq!((table.entries.len() as u32, table.size), (LIMIT / 33, LIMIT / 33 * 33));
+        insert(&mut table, 10, LIMIT - 32 - 10 - 33);
+        assert_eq!((table.entries.len(), table.size), (2, LIMIT));
+        insert(&mut table, 1, LIMIT - 32);
+        assert_eq!((table.entries.len(), table.size), (0, 0));
+        insert(&mut table, u32::MAX, u32::MAX);
+        assert_eq!((table.entries.len(), table.size), (0, 0));
+    }
+
+    #[test]
+    fn a_size_update_evicts() {
+        let mut table = Table::new();
+        for _ in 0..4 {
+            insert(&mut table, 8, 10);
+        }
+        assert_eq!(table.resize(149), Ok(()));
+        assert_eq!(table.entries.len(), 2);
+        insert(&mut table, 8, 10);
+        assert_eq!(table.entries.len(), 2);
+        assert_eq!(table.resize(0), Ok(()));
+        insert(&mut table, 1, 1);
+        assert_eq!(table.entries.len(), 0);
+        assert_eq!(table.resize(LIMIT + 1), Err(Malformed));
+    }
+
+    #[test]
+    fn an_index_beyond_the_tables_is_malformed() {
+        let mut table = Table::new();
+        insert(&mut table, 7, 0);
+        assert!(table.name(0).is_err());
+        assert!(table.name(1).unwrap().is_authority);
+        assert_eq!(table.name(61).unwrap().length, 16);
+        assert_eq!(table.name(62).unwrap().length, 7);
+        assert!(table.name(63).is_err());
+        assert!(table.name(u32::MAX).is_err());
+    }
+}

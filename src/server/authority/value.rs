@@ -55,3 +55,75 @@ fn harmless(octet: u8, huffman: bool) -> Option<u8> {
         .copied()
         .find(|other| !huffman || huffman::bits(*other) == huffman::bits(octet))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(value: &str) -> Option<String> {
+        replacement(value.as_bytes(), false).map(|new| String::from_utf8(new).unwrap())
+    }
+
+    #[test]
+    fn what_becomes_of_a_value() {
+        for (value, new) in [
+            ("localhost", None),
+            ("localhost:50051", None),
+            ("[::1]:50051", None),
+            ("[fe80::1%25eth0]:80", None),
+            ("user%20name@host", None),
+            ("tmp%2Fdir%2Fsock", Some("tmp-2Fdir-2Fsock")),
+            ("%2Ftmp%2Fsock", Some("-2Ftmp-2Fsock")),
+            ("/tmp/dir/sock", Some("-tmp-dir-sock")),
+            ("/tmp/my dir/<sock>", Some("-tmp-my-dir--sock-")),
+            ("/tmp/a:b/sock", Some("-tmp-a:b-sock")),
+            ("a:b:c", Some("a-b-c")),
+            ("/run/user@1000/[x]", Some("-run-user-1000--x-")),
+            ("user@", Some("user-")),
+            ("", None),
+        ] {
+            assert_eq!(plain(value).as_deref(), new, "{value}");
+        }
+    }
+
+    #[test]
+    fn any_single_octet_can_be_replaced() {
+        for octet in 0..=u8::MAX {
+            let new = replacement(&[octet], false).unwrap_or(vec![octet]);
+            assert!(accepted(&new) && new.len() == 1, "{octet}");
+        }
+    }
+
+    /// Every harmless octet is acceptable anywhere, beside any other.
+    #[test]
+    fn harmless_octets_are() {
+        for first in HARMLESS {
+            for second in HARMLESS {
+                assert!(accepted(&[*first, *second]));
+            }
+        }
+    }
+
+    #[test]
+    fn huffman_coding_keeps_both_lengths() {
+        let mut left = Vec::new();
+        for octet in 0..=u8::MAX {
+            let value = [b'a', octet, b'b'];
+            let encoded = huffman::encode(&value).unwrap();
+            match replacement(&encoded, true) {
+                Some(new) => {
+                    let decoded = huffman::decode(&new).unwrap();
+                    assert_eq!((new.len(), decoded.len()), (encoded.len(), 3), "{octet}");
+                    assert!(accepted(&decoded), "{octet}");
+                }
+                None if accepted(&value) => {}
+                None => left.push(octet),
+            }
+        }
+        // What the module's documentation says stays refused.
+        let documented = |octet: &u8| b"#<>\\^`{}".contains(octet) || !(0x20..0x7f).contains(octet);
+        assert!(left.iter().all(documented), "{left:?}");
+        // NUL is the one control character that can go.
+        assert_eq!(left.len(), (0..=u8::MAX).filter(documented).count() - 1);
+    }
+}
