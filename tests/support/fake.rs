@@ -1,0 +1,214 @@
+//! A store that fails, panics or dawdles when a test tells it to.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use credbroker::{
+    credential::{EntryKey, Name, TokenSet},
+    store::{
+        KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, memory::MemoryStore,
+    },
+};
+use secrecy::SecretString;
+use tokio::sync::watch;
+
+/// What only the host's log may say.
+pub(crate) const INNER_TEXT: &str = "/home/alice/.local/share says rt-canary-7f3a";
+
+/// What the next look at the store does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Panic,
+    Locked,
+    Corrupt,
+    NewerFormat,
+    Busy,
+    Unavailable,
+}
+
+impl Fault {
+    fn strike(self) -> StoreError {
+        let what = || INNER_TEXT.to_owned();
+        match self {
+            Self::Panic => panic!("{INNER_TEXT}"),
+            Self::Locked => StoreError::Locked { mend: what() },
+            Self::Corrupt => StoreError::Corrupt {
+                what: what(),
+                detail: what(),
+            },
+            Self::NewerFormat => StoreError::NewerFormat {
+                what: what(),
+                format: 99,
+            },
+            Self::Busy => StoreError::Busy { what: what() },
+            Self::Unavailable => StoreError::Unavailable {
+                operation: Operation::Read,
+                what: what(),
+                cause: what().into(),
+            },
+        }
+    }
+}
+
+/// The memory store with a will of its own.
+#[derive(Clone)]
+pub(crate) struct Store {
+    memory: MemoryStore,
+    script: Arc<Script>,
+}
+
+struct Script {
+    fault: Mutex<Option<Fault>>,
+    /// Only changes fail.
+    on_change: Mutex<Option<Fault>>,
+    /// Whether changes and reads may go on.
+    changes: watch::Sender<bool>,
+    reads: watch::Sender<bool>,
+    /// Changes that have begun.
+    begun: watch::Sender<usize>,
+    touched: AtomicUsize,
+}
+
+impl Store {
+    pub(crate) fn new() -> Self {
+        Self {
+            memory: MemoryStore::new(),
+            script: Arc::new(Script {
+                fault: Mutex::new(None),
+                on_change: Mutex::new(None),
+                changes: watch::Sender::new(true),
+                reads: watch::Sender::new(true),
+                begun: watch::Sender::new(0),
+                touched: AtomicUsize::new(0),
+            }),
+        }
+    }
+
+    /// From now on everything fails this way, or nothing does.
+    pub(crate) fn fail(&self, fault: impl Into<Option<Fault>>) {
+        *self.script.fault.lock().unwrap() = fault.into();
+    }
+
+    /// From now on every change fails this way, after the lock was had.
+    pub(crate) fn fail_changes(&self, fault: impl Into<Option<Fault>>) {
+        *self.script.on_change.lock().unwrap() = fault.into();
+    }
+
+    /// Changes wait.
+    pub(crate) fn hold_changes(&self) {
+        self.script.changes.send_replace(false);
+    }
+
+    /// Changes that waited go on.
+    pub(crate) fn let_changes_go(&self) {
+        self.script.changes.send_replace(true);
+    }
+
+    /// Reads wait.
+    pub(crate) fn hold_reads(&self) {
+        self.script.reads.send_replace(false);
+    }
+
+    pub(crate) fn let_reads_go(&self) {
+        self.script.reads.send_replace(true);
+    }
+
+    /// Waits until so many changes have begun.
+    pub(crate) async fn changes_begun(&self, count: usize) {
+        self.script.begun.subscribe().wait_for(|begun| *begun >= count).await.unwrap();
+    }
+
+    /// How often anything was asked of it.
+    pub(crate) fn touched(&self) -> usize {
+        self.script.touched.load(Ordering::SeqCst)
+    }
+
+    async fn touch(&self) -> Result<(), StoreError> {
+        self.script.touched.fetch_add(1, Ordering::SeqCst);
+        self.script.reads.subscribe().wait_for(|go| *go).await.unwrap();
+        let fault = *self.script.fault.lock().unwrap();
+        fault.map_or(Ok(()), |fault| Err(fault.strike()))
+    }
+
+    async fn change(&self) -> Result<(), StoreError> {
+        self.script.begun.send_modify(|begun| *begun += 1);
+        self.script.changes.subscribe().wait_for(|go| *go).await.unwrap();
+        let fault = *self.script.on_change.lock().unwrap();
+        fault.map_or(Ok(()), |fault| Err(fault.strike()))
+    }
+}
+
+#[async_trait]
+impl TokenStore for Store {
+    async fn read(&self, key: &EntryKey) -> Result<Option<Arc<StoredTokens>>, StoreError> {
+        self.touch().await?;
+        TokenStore::read(&self.memory, key).await
+    }
+
+    async fn list(&self) -> Result<Vec<EntryKey>, StoreError> {
+        self.touch().await?;
+        TokenStore::list(&self.memory).await
+    }
+
+    async fn lock(&self, key: &EntryKey, wait: Duration) -> Result<Box<dyn TokenGuard>, StoreError> {
+        self.touch().await?;
+        let guard = self.memory.lock(key, wait).await?;
+        let store = self.clone();
+        Ok(Box::new(Guard { guard, store }))
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.touch().await
+    }
+}
+
+struct Guard {
+    guard: Box<dyn TokenGuard>,
+    store: Store,
+}
+
+#[async_trait]
+impl TokenGuard for Guard {
+    async fn read(&self) -> Result<Option<Arc<StoredTokens>>, StoreError> {
+        self.guard.read().await
+    }
+
+    async fn write(&mut self, tokens: TokenSet, over_corrupt: OverCorrupt) -> Result<Arc<StoredTokens>, StoreError> {
+        self.store.change().await?;
+        self.guard.write(tokens, over_corrupt).await
+    }
+
+    async fn remove(&mut self) -> Result<bool, StoreError> {
+        self.store.change().await?;
+        self.guard.remove().await
+    }
+}
+
+#[async_trait]
+impl KeyStore for Store {
+    async fn read(&self, name: &Name) -> Result<Option<Arc<SecretString>>, StoreError> {
+        self.touch().await?;
+        KeyStore::read(&self.memory, name).await
+    }
+
+    async fn list(&self) -> Result<Vec<Name>, StoreError> {
+        self.touch().await?;
+        KeyStore::list(&self.memory).await
+    }
+
+    async fn write(&self, name: &Name, key: SecretString, wait: Duration) -> Result<(), StoreError> {
+        self.touch().await?;
+        KeyStore::write(&self.memory, name, key, wait).await
+    }
+
+    async fn remove(&self, name: &Name, wait: Duration) -> Result<bool, StoreError> {
+        self.touch().await?;
+        KeyStore::remove(&self.memory, name, wait).await
+    }
+}
