@@ -35,6 +35,12 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+    /// What would be answered is over a limit of size.
+    #[error("the answer is larger than {limit} bytes: store something shorter on the host")]
+    AnswerTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
     /// No such method on this socket, or a compression that is not spoken.
     #[error("{0}")]
     Unimplemented(String),
@@ -105,7 +111,7 @@ impl Error {
         match self {
             Self::NoEntry(_) | Self::NoKey(_) => Reason::NotFound,
             Self::InvalidRequest { .. } => Reason::InvalidRequest,
-            Self::MessageTooLarge { .. } => Reason::MessageTooLarge,
+            Self::MessageTooLarge { .. } | Self::AnswerTooLarge { .. } => Reason::MessageTooLarge,
             Self::Unimplemented(_) => Reason::Unimplemented,
             Self::Unauthenticated(_) => Reason::Unauthenticated,
             Self::Unauthorized(_) | Self::UnauthorizedKey(_) => Reason::Unauthorized,
@@ -138,7 +144,7 @@ impl Error {
             }
             Self::NoKey(name) | Self::UnauthorizedKey(name) => vec![("name", name.to_string())],
             Self::InvalidRequest { field, .. } => vec![("field", (*field).to_owned())],
-            Self::MessageTooLarge { limit, .. } => vec![("limit", limit.to_string())],
+            Self::MessageTooLarge { limit, .. } | Self::AnswerTooLarge { limit } => vec![("limit", limit.to_string())],
             Self::PeerNotAllowed { uid } => vec![("uid", uid.to_string())],
             Self::UnknownVersion { ours } => vec![("version", ours.to_string())],
             Self::Unimplemented(_)

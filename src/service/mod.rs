@@ -52,8 +52,17 @@ fn caller_about<T>(request: &Request<T>, named: Named) -> Result<Caller, Error> 
 }
 
 /// Ends a handler: the one way from the domain's result to tonic's.
-fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
-    result.map(Response::new).map_err(|error| status::from_error(&error))
+fn answer<T: prost::Message>(result: Result<T, Error>) -> Result<Response<T>, Status> {
+    result
+        .and_then(|answer| {
+            if answer.encoded_len() > status::MAX_MESSAGE_SIZE {
+                return Err(Error::AnswerTooLarge {
+                    limit: status::MAX_MESSAGE_SIZE,
+                });
+            }
+            Ok(Response::new(answer))
+        })
+        .map_err(|error| status::from_error(&error))
 }
 
 #[tonic::async_trait]

@@ -14,6 +14,8 @@ const MAX_METADATA: usize = 128;
 /// The longest message, in bytes: details and message together stay below 4 KiB.
 const MAX_MESSAGE: usize = 1024;
 
+const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
+
 /// The gRPC code of a reason.
 #[must_use]
 pub fn code(reason: Reason) -> Code {
@@ -80,10 +82,15 @@ pub fn complete(incomplete: &Status, method: &str) -> Status {
         }
         other => Error::Internal(format!("tonic answered {other:?}: {}", incomplete.message()).into()),
     };
-    from_error(&error)
+    let mut complete = from_error(&error);
+    // What the client may use instead belongs to the answer (gRPC's compression rules).
+    if let Some(accepted) = incomplete.metadata().get(ACCEPT_ENCODING) {
+        complete.metadata_mut().insert(ACCEPT_ENCODING, accepted.clone());
+    }
+    complete
 }
 
-/// The longest request message of `credbroker.v1`, in bytes.
+/// The longest message of `credbroker.v1`, request or unary answer, in bytes.
 pub const MAX_MESSAGE_SIZE: usize = 64 * 1024;
 
 fn info(reason: Reason, metadata: Vec<(&'static str, String)>) -> ErrorDetails {
@@ -131,6 +138,7 @@ mod tests {
                 problem: "x".repeat(9000),
             },
             Error::MessageTooLarge { what: "it", limit: 1 },
+            Error::AnswerTooLarge { limit: 1 },
             Error::Unimplemented("x".repeat(9000)),
             Error::Unauthenticated("missing"),
             Error::Unauthorized(longest_key()),
