@@ -83,7 +83,7 @@ impl http_body::Body for Completed {
     }
 }
 
-fn trailers_of(status: &Status) -> Result<HeaderMap, Status> {
+pub(super) fn trailers_of(status: &Status) -> Result<HeaderMap, Status> {
     let mut trailers = HeaderMap::new();
     status.add_header(&mut trailers)?;
     Ok(trailers)

@@ -8,8 +8,12 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE},
+};
 use hyper::body::Incoming;
+use tokio::{sync::watch, time::Instant};
 use tonic::{body::Body, service::Routes};
 use tonic_types::StatusExt as _;
 use tower::ServiceExt as _;
@@ -18,7 +22,9 @@ use tracing::Instrument as _;
 use super::{
     admission::Admission,
     complete,
+    ending::{self, Ending},
     peer::{AllowedPeers, Peer},
+    single::OneMessage,
 };
 use crate::{
     broker::{
@@ -36,12 +42,14 @@ const MAX_HEADER_BLOCK: usize = 16 * 1024;
 /// The longest that a unary call may take, whatever deadline the client asked for.
 const MAX_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The layers of one socket. Cheap to clone; every connection gets its own with [`Layers::for_peer`].
+/// The layers of one socket. Cheap to clone; every connection gets its own with [`Layers::for_connection`].
 #[derive(Clone)]
 pub struct Layers {
     shared: Arc<Shared>,
     /// Who is on the other end of the connection; `None` until it is known, or if the system would not tell.
     peer: Option<Peer>,
+    /// Turns true when the broker stops; `None` until there is a connection.
+    stopping: Option<watch::Receiver<bool>>,
     routes: Routes,
 }
 
@@ -67,14 +75,19 @@ impl Layers {
                 record,
             }),
             peer: None,
+            stopping: None,
             routes: routes.prepare(),
         }
     }
 
-    /// The same layers for one connection.
+    /// The same layers for one connection, whose streams end when `stopping` turns true.
     #[must_use]
-    pub fn for_peer(&self, peer: Option<Peer>) -> Self {
-        Self { peer, ..self.clone() }
+    pub fn for_connection(&self, peer: Option<Peer>, stopping: watch::Receiver<bool>) -> Self {
+        Self {
+            peer,
+            stopping: Some(stopping),
+            ..self.clone()
+        }
     }
 
     /// One call, from the first check to the answer.
@@ -84,10 +97,7 @@ impl Layers {
         }
         let method = request.uri().path().to_owned();
         let span = tracing::debug_span!("rpc", method, pid = self.peer.and_then(|peer| peer.pid));
-        let response = AssertUnwindSafe(self.answer(&method, request))
-            .catch_panic()
-            .instrument(span)
-            .await;
+        let response = self.answer(&method, request).instrument(span).await;
         complete::response(response, &method)
     }
 
@@ -97,7 +107,7 @@ impl Layers {
         let mut recorded = self.recorded(method);
         let checked = || -> Result<Caller, Error> {
             let peer = self.shared.allowed.check(self.peer)?;
-            header_block(request.headers())?;
+            header_block(&request)?;
             if is_open_to_all(method) {
                 return Ok(nobody());
             }
@@ -111,13 +121,38 @@ impl Layers {
                 }
                 let deadline = deadline(method, request.headers());
                 request.extensions_mut().insert(caller);
-                within(deadline, self.routes, request.map(Body::new)).await
+                AssertUnwindSafe(self.serve(method, deadline, request))
+                    .catch_panic()
+                    .await
             }
         };
         if let Some(recorded) = recorded {
             recorded.answered(response.headers());
         }
         response
+    }
+
+    /// The call itself, for as long as it may take.
+    async fn serve(self, method: &str, deadline: Option<Duration>, request: Request<Incoming>) -> Response<Body> {
+        let request = if has_many_requests(method) {
+            request.map(Body::new)
+        } else {
+            request.map(|body| Body::new(OneMessage::of(body)))
+        };
+        let ends = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        let response = within(deadline, self.routes, request).await;
+        let Some(stopping) = self.stopping.filter(|_| is_stream(method)) else {
+            return response;
+        };
+        let seconds = deadline.unwrap_or_default().as_secs_f64();
+        response.map(|body| {
+            Body::new(Ending::new(body, async move {
+                tokio::select! {
+                    error = ending::stop(stopping) => error,
+                    error = ending::deadline(ends, seconds) => error,
+                }
+            }))
+        })
     }
 
     /// The record of a credential operation; none for health, reflection and the version handshake.
@@ -168,14 +203,18 @@ fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
     let grpc = request
         .headers()
         .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    let code = match (request.method() == Method::POST, grpc) {
-        (true, true) => return None,
-        (false, _) => StatusCode::METHOD_NOT_ALLOWED,
-        (true, false) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-    };
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        // `+proto` and parameters; but `application/grpc-web` is another protocol.
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')));
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = code;
+    match (request.method() == Method::POST, grpc) {
+        (true, true) => return None,
+        (false, _) => {
+            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+        }
+        (true, false) => *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    }
     Some(response)
 }
 
@@ -195,11 +234,22 @@ fn nobody() -> Caller {
     }
 }
 
-fn header_block(headers: &HeaderMap) -> Result<(), Error> {
-    let size: usize = headers
+fn header_block<B>(request: &Request<B>) -> Result<(), Error> {
+    let uri = request.uri();
+    let pseudo = [
+        (":method", request.method().as_str().len()),
+        (":scheme", uri.scheme_str().map_or(0, str::len)),
+        (
+            ":authority",
+            uri.authority().map_or(0, |authority| authority.as_str().len()),
+        ),
+        (":path", uri.path_and_query().map_or(0, |path| path.as_str().len())),
+    ];
+    let fields = request
+        .headers()
         .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 32)
-        .sum();
+        .map(|(name, value)| (name.as_str(), value.len()));
+    let size: usize = fields.chain(pseudo).map(|(name, value)| name.len() + value + 32).sum();
     if size > MAX_HEADER_BLOCK {
         return Err(Error::MessageTooLarge {
             what: "the header block",
@@ -216,12 +266,21 @@ fn deadline(method: &str, headers: &HeaderMap) -> Option<Duration> {
         .get("grpc-timeout")
         .and_then(|value| value.to_str().ok())
         .and_then(grpc_timeout);
-    let unary = !is_open_to_all(method) || method.ends_with("/Check");
     match asked {
-        Some(asked) if unary => Some(asked.min(MAX_DEADLINE)),
-        Some(asked) => Some(asked),
-        None => unary.then_some(MAX_DEADLINE),
+        Some(asked) if is_stream(method) => Some(asked),
+        None if is_stream(method) => None,
+        _ => Some(asked.map_or(MAX_DEADLINE, |asked| asked.min(MAX_DEADLINE))),
     }
+}
+
+/// Whether the answer is a stream: health's Watch and reflection.
+fn is_stream(method: &str) -> bool {
+    is_open_to_all(method) && !method.ends_with("/Check")
+}
+
+/// Whether the request is a stream: reflection.
+fn has_many_requests(method: &str) -> bool {
+    is_stream(method) && method.starts_with("/grpc.reflection.")
 }
 
 /// `grpc-timeout`: at most 8 digits and a unit (gRPC over HTTP/2). What does not parse counts as absent, as gRPC's own
@@ -380,10 +439,22 @@ mod tests {
 
     #[test]
     fn the_header_block_is_counted_as_http2_counts_it() {
-        let mut headers = HeaderMap::new();
-        headers.insert("k", "v".repeat(16 * 1024 - 33).parse().unwrap());
-        assert!(header_block(&headers).is_ok());
-        headers.insert("k", "v".repeat(16 * 1024 - 32).parse().unwrap());
-        assert!(header_block(&headers).is_err());
+        let pseudo = [
+            ":method",
+            "POST",
+            ":scheme",
+            "http",
+            ":authority",
+            "localhost",
+            ":path",
+            "/a/b",
+        ];
+        let pseudo = pseudo.concat().len() + 4 * 32;
+        let request = |value: usize| {
+            let request = Request::post("http://localhost/a/b").header("k", "v".repeat(value));
+            header_block(&request.body(()).unwrap())
+        };
+        assert!(request(16 * 1024 - 33 - pseudo).is_ok());
+        assert!(request(16 * 1024 - 32 - pseudo).is_err());
     }
 }

@@ -4,9 +4,11 @@
 pub mod admission;
 pub mod authority;
 mod complete;
+mod ending;
 pub mod layers;
 pub mod peer;
 pub mod serve;
+mod single;
 pub mod socket;
 
 pub use layers::Layers;

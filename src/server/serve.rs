@@ -89,7 +89,7 @@ pub async fn serve(
 
 async fn connection(stream: UnixStream, layers: Layers, mut stopping: watch::Receiver<bool>) {
     let peer = Peer::of(&stream);
-    let service = TowerToHyperService::new(layers.for_peer(peer));
+    let service = TowerToHyperService::new(layers.for_connection(peer, stopping.clone()));
     let io = TokioIo::new(AcceptAnyAuthority::new(stream));
     let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     http2

@@ -1,0 +1,73 @@
+//! Streams end in order: when the broker stops and at the call's own deadline, with the reason.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::Frame;
+use pin_project_lite::pin_project;
+use tokio::{sync::watch, time::Instant};
+use tonic::{Status, body::Body};
+
+use super::complete::trailers_of;
+use crate::{broker::Error, service::status};
+
+pin_project! {
+    /// A stream's body that is cut short by whatever makes the stream end.
+    pub(super) struct Ending {
+        #[pin]
+        body: Body,
+        end: Pin<Box<dyn Future<Output = Error> + Send>>,
+        ended: bool,
+    }
+}
+
+impl Ending {
+    /// Ends `body` when `end` completes, with that error.
+    pub(super) fn new(body: Body, end: impl Future<Output = Error> + Send + 'static) -> Self {
+        Self {
+            body,
+            end: Box::pin(end),
+            ended: false,
+        }
+    }
+}
+
+/// Completes when the broker stops.
+pub(super) async fn stop(mut stopping: watch::Receiver<bool>) -> Error {
+    // An error means that whoever could stop the broker is gone, which is a stop as well.
+    let _ = stopping.wait_for(|stop| *stop).await;
+    Error::ShuttingDown
+}
+
+/// Completes at the deadline, if there is one.
+pub(super) async fn deadline(at: Option<Instant>, seconds: f64) -> Error {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+    Error::DeadlineExceeded { seconds }
+}
+
+impl http_body::Body for Ending {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = self.project();
+        if *this.ended {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(error) = this.end.as_mut().poll(cx) {
+            *this.ended = true;
+            return Poll::Ready(Some(trailers_of(&status::from_error(&error)).map(Frame::trailers)));
+        }
+        this.body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+}
