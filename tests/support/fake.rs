@@ -11,9 +11,7 @@ use std::{
 use async_trait::async_trait;
 use credbroker::{
     credential::{EntryKey, Name, TokenSet},
-    store::{
-        KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, memory::MemoryStore,
-    },
+    store::{KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, memory::MemoryStore},
 };
 use secrecy::SecretString;
 use tokio::sync::watch;
@@ -121,7 +119,12 @@ impl Store {
 
     /// Waits until so many changes have begun.
     pub(crate) async fn changes_begun(&self, count: usize) {
-        self.script.begun.subscribe().wait_for(|begun| *begun >= count).await.unwrap();
+        self.script
+            .begun
+            .subscribe()
+            .wait_for(|begun| *begun >= count)
+            .await
+            .unwrap();
     }
 
     /// How often anything was asked of it.

@@ -26,8 +26,7 @@ use credbroker::{
     credential::{AnswerRules, EntryKey, Name, parse_answer},
     daemon::{self, Options, Running, SocketChoice},
     proto::{
-        control_broker_client::ControlBrokerClient,
-        credential_broker_client::CredentialBrokerClient,
+        control_broker_client::ControlBrokerClient, credential_broker_client::CredentialBrokerClient,
         credential_broker_server::CredentialBrokerServer,
     },
     server::{
@@ -100,11 +99,13 @@ impl Host {
 
     /// The file of an entry.
     pub(crate) fn entry_file(&self, provider: &str, bucket: &str) -> PathBuf {
-        self.store().join(format!("tokens/{}/{}.age", hex(provider), hex(bucket)))
+        self.store()
+            .join(format!("tokens/{}/{}.age", hex(provider), hex(bucket)))
     }
 
     pub(crate) fn lock_file(&self, provider: &str, bucket: &str) -> PathBuf {
-        self.store().join(format!("locks/{}/{}.lock", hex(provider), hex(bucket)))
+        self.store()
+            .join(format!("locks/{}/{}.lock", hex(provider), hex(bucket)))
     }
 
     /// What the command line on the host works with.
@@ -142,7 +143,10 @@ impl Host {
 
     /// The lines of all audit files so far.
     pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
-        let text = self.audit_files().into_iter().map(|file| std::fs::read_to_string(file).unwrap());
+        let text = self
+            .audit_files()
+            .into_iter()
+            .map(|file| std::fs::read_to_string(file).unwrap());
         let text: String = text.collect();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

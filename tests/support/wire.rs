@@ -41,7 +41,11 @@ impl Wire {
 
     /// Calls a method of the credential service with these headers and this body.
     pub(crate) async fn call_with(&self, method: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
-        let method = if method.starts_with('/') { method.to_owned() } else { format!("{SERVICE}{method}") };
+        let method = if method.starts_with('/') {
+            method.to_owned()
+        } else {
+            format!("{SERVICE}{method}")
+        };
         let mut all = vec![GRPC];
         all.extend(headers);
         self.http(Method::POST, &method, &all, body).await
@@ -129,7 +133,11 @@ impl Answer {
 
     /// The headers that hold the gRPC status: trailers, or the headers of an answer without any.
     fn ending(&self) -> &HeaderMap {
-        if self.trailers.contains_key("grpc-status") { &self.trailers } else { &self.headers }
+        if self.trailers.contains_key("grpc-status") {
+            &self.trailers
+        } else {
+            &self.headers
+        }
     }
 
     /// The message of a call that succeeded.
@@ -137,7 +145,10 @@ impl Answer {
         let status = Status::from_header_map(self.ending()).expect("no grpc-status");
         assert_eq!(status.code(), Code::Ok, "{status:?}");
         let (head, message) = self.body.split_at(5);
-        assert_eq!(u32::from_be_bytes(head[1..].try_into().unwrap()) as usize, message.len());
+        assert_eq!(
+            u32::from_be_bytes(head[1..].try_into().unwrap()) as usize,
+            message.len()
+        );
         M::decode(message).unwrap()
     }
 
@@ -151,7 +162,12 @@ impl Answer {
         let status = Status::from_header_map(ending).expect("no grpc-status");
         let details = ending.get("grpc-status-details-bin").expect("no details").as_bytes();
         let details = data_encoding::BASE64_NOPAD
-            .decode(details.strip_suffix(b"==").or(details.strip_suffix(b"=")).unwrap_or(details))
+            .decode(
+                details
+                    .strip_suffix(b"==")
+                    .or(details.strip_suffix(b"="))
+                    .unwrap_or(details),
+            )
             .unwrap();
         Failure::decode(status.code(), status.message(), &details)
     }
@@ -178,7 +194,10 @@ impl Failure {
         let rpc = pb::Status::decode(details).unwrap();
         assert_eq!((rpc.code, rpc.message.as_str()), (code as i32, message));
         let of_type = |name: &str| {
-            let found = rpc.details.iter().filter(|any| any.type_url == format!("type.googleapis.com/google.rpc.{name}"));
+            let found = rpc
+                .details
+                .iter()
+                .filter(|any| any.type_url == format!("type.googleapis.com/google.rpc.{name}"));
             found.map(|any| any.value.as_slice()).collect::<Vec<_>>()
         };
         let infos = of_type("ErrorInfo");
@@ -187,19 +206,34 @@ impl Failure {
         assert_eq!(info.domain, "credbroker.dev");
         for (name, value) in &info.metadata {
             assert!(value.len() <= 128, "{name} is too long: {value}");
-            assert!(value.bytes().all(|b| (0x20..0x7f).contains(&b)), "{name} is not escaped: {value:?}");
+            assert!(
+                value.bytes().all(|b| (0x20..0x7f).contains(&b)),
+                "{name} is not escaped: {value:?}"
+            );
         }
-        let bad_request = of_type("BadRequest").first().map(|value| pb::BadRequest::decode(*value).unwrap());
+        let bad_request = of_type("BadRequest")
+            .first()
+            .map(|value| pb::BadRequest::decode(*value).unwrap());
         assert_eq!(
             bad_request.is_some(),
             info.reason == "INVALID_REQUEST",
             "BadRequest says which field, for bad input and for nothing else"
         );
-        assert_eq!(rpc.details.len(), 1 + usize::from(bad_request.is_some()), "unknown details");
-        assert!(message.bytes().all(|b| (0x20..0x7f).contains(&b)), "not escaped: {message:?}");
+        assert_eq!(
+            rpc.details.len(),
+            1 + usize::from(bad_request.is_some()),
+            "unknown details"
+        );
+        assert!(
+            message.bytes().all(|b| (0x20..0x7f).contains(&b)),
+            "not escaped: {message:?}"
+        );
         // "What is wrong: what to do", as every message of this protocol is built.
         let advice = message.split_once([':', ';']).map(|(_, advice)| advice.trim());
-        assert!(advice.is_some_and(|advice| !advice.is_empty()), "it does not say what to do: {message}");
+        assert!(
+            advice.is_some_and(|advice| !advice.is_empty()),
+            "it does not say what to do: {message}"
+        );
         Self {
             code,
             message: message.to_owned(),
