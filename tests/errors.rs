@@ -451,10 +451,14 @@ async fn a_name_from_the_wire_is_told_escaped_and_cut_at_32_characters() {
 async fn bad_input_names_its_field() {
     let (_host, _running, wire) = serving(Policy::host()).await;
     let minus = Some(prost_types::Duration { seconds: 0, nanos: -1 });
-    let min_validity = proto::GetTokenRequest {
-        min_validity: minus,
+    let valid_for = |min_validity| proto::GetTokenRequest {
+        min_validity,
         ..get("p", "")
     };
+    let most_negative = Some(prost_types::Duration {
+        seconds: i64::MIN,
+        nanos: i32::MIN,
+    });
     let token = |access_token: &str| proto::AccessToken {
         access_token: access_token.into(),
         ..Default::default()
@@ -489,7 +493,8 @@ async fn bad_input_names_its_field() {
         ("GetToken", get("..", "").encode_to_vec(), "provider"),
         ("GetToken", get("p", ".").encode_to_vec(), "bucket"),
         ("GetToken", get(&"p".repeat(65), "").encode_to_vec(), "provider"),
-        ("GetToken", min_validity.encode_to_vec(), "min_validity"),
+        ("GetToken", valid_for(minus).encode_to_vec(), "min_validity"),
+        ("GetToken", valid_for(most_negative).encode_to_vec(), "min_validity"),
         ("SaveToken", with_token(None).encode_to_vec(), "token"),
         (
             "SaveToken",

@@ -23,7 +23,7 @@ use crate::{
 
 /// The most entries of one answer: names, subject and the rest stay below 64 KiB.
 const MAX_ENTRIES: usize = 100;
-/// The longest subject that is shown, in characters; providers make them.
+/// The longest subject that is shown, in bytes; providers make them.
 const MAX_SUBJECT: usize = 255;
 
 /// Serves the control socket's questions.
@@ -92,7 +92,7 @@ fn entry(entry: EntryStatus) -> proto::EntryStatus {
         bucket: entry.key.bucket.to_string(),
         subject: entry
             .subject
-            .map(|subject| subject.chars().take(MAX_SUBJECT).collect())
+            .map(|subject| shortened(&subject).to_owned())
             .unwrap_or_default(),
         expire_time: entry.expire_time.map(timestamp),
         next_renewal_time: None,
@@ -107,4 +107,13 @@ fn entry(entry: EntryStatus) -> proto::EntryStatus {
         .into(),
         saved_by: entry.saved_by.unwrap_or_default(),
     }
+}
+
+/// As much of a subject as is shown.
+fn shortened(subject: &str) -> &str {
+    let mut end = MAX_SUBJECT.min(subject.len());
+    while !subject.is_char_boundary(end) {
+        end -= 1;
+    }
+    subject.get(..end).unwrap_or_default()
 }

@@ -35,8 +35,15 @@ fn invalid(field: &'static str, problem: &str) -> Error {
 
 pub(super) fn min_validity(wire: Option<prost_types::Duration>) -> Result<Duration, Error> {
     wire.map_or(Ok(Duration::ZERO), |wire| {
-        Duration::try_from(wire).map_err(|_negative| invalid("min_validity", "it is negative: send 0 or more"))
+        not_negative(&wire).ok_or_else(|| invalid("min_validity", "it is negative: send 0 or more"))
     })
+}
+
+/// `None`: it is negative. By hand, because prost's conversion overflows at the far end of what the wire can say.
+fn not_negative(wire: &prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(wire.seconds).ok()?;
+    let nanos = u32::try_from(wire.nanos).ok()?;
+    Some(Duration::new(seconds, nanos))
 }
 
 /// What a sandbox may set with SaveToken. A negative `expires_in` is a token that has already expired, as zero is.
@@ -65,7 +72,7 @@ pub(super) fn saved_token(wire: Option<proto::AccessToken>) -> Result<SavedToken
         .transpose()?;
     Ok(SavedToken {
         access_token: SecretString::from(wire.access_token),
-        expires_in: wire.expires_in.map(|left| Duration::try_from(left).unwrap_or_default()),
+        expires_in: wire.expires_in.map(|left| not_negative(&left).unwrap_or_default()),
         expire_time,
         token_type: wire.token_type,
         scope: wire.scope,
@@ -279,9 +286,11 @@ mod tests {
             token.expire_time = Some(prost_types::Timestamp { seconds, nanos });
             assert_eq!(field(Some(token)), "token.expire_time");
         }
-        let mut token = good();
-        token.expires_in = Some(prost_types::Duration { seconds: -5, nanos: 0 });
-        assert_eq!(saved_token(Some(token)).unwrap().expires_in, Some(Duration::ZERO));
+        for (seconds, nanos) in [(-5, 0), (0, -5), (i64::MIN, i32::MIN)] {
+            let mut token = good();
+            token.expires_in = Some(prost_types::Duration { seconds, nanos });
+            assert_eq!(saved_token(Some(token)).unwrap().expires_in, Some(Duration::ZERO));
+        }
     }
 
     #[test]
