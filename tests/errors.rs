@@ -864,7 +864,7 @@ fn stranger() -> u32 {
 
 /// A connection of somebody whom the socket's layers do not allow.
 async fn strange_peer(bench: &Bench) -> Wire {
-    let layers: Layers = support::layers(&bench.broker, AllowedPeers::own_and(&[]), Policy::host());
+    let layers: Layers = support::layers(&bench.broker, AllowedPeers::own_and(&[]), Policy::host(), None);
     let peer = Peer {
         uid: stranger(),
         pid: Some(1),

@@ -20,8 +20,12 @@ use std::{
 };
 
 use credbroker::{
-    broker::{Broker, Parts, policy::Policy},
-    clock::{Clock as _, SystemClock},
+    broker::{
+        Broker, Parts,
+        audit::{Audit, AuditWriter},
+        policy::Policy,
+    },
+    clock::{Clock, SystemClock},
     config::{Config, Environment},
     credential::{AnswerRules, EntryKey, Name, parse_answer},
     daemon::{self, Options, Running, SocketChoice},
@@ -143,12 +147,7 @@ impl Host {
 
     /// The lines of all audit files so far.
     pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
-        let text = self
-            .audit_files()
-            .into_iter()
-            .map(|file| std::fs::read_to_string(file).unwrap());
-        let text: String = text.collect();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.audit_files().iter().flat_map(|file| json_lines(file)).collect()
     }
 
     pub(crate) fn audit_files(&self) -> Vec<PathBuf> {
@@ -157,6 +156,11 @@ impl Host {
             Err(_none_yet) => Vec::new(),
         }
     }
+}
+
+fn json_lines(file: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn hex(name: &str) -> String {
@@ -253,6 +257,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 pub(crate) struct Bench {
     dir: TempDir,
     pub(crate) broker: Broker,
+    audit: AuditWriter,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<std::io::Result<()>>,
 }
@@ -268,7 +273,9 @@ impl Bench {
         let dir = TempDir::new().unwrap();
         let listener = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let layers = layers(&broker, AllowedPeers::own_and(&[]), policy);
+        let file = dir.path().join("audit");
+        let (audit, writer) = Audit::start(move || std::fs::File::create_new(&file)).unwrap();
+        let layers = layers(&broker, AllowedPeers::own_and(&[]), policy, Some(audit));
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, layers, Served::default(), async {
             // A dropped sender is a stop as well.
@@ -277,6 +284,7 @@ impl Bench {
         Self {
             dir,
             broker,
+            audit: writer,
             stop,
             serving,
         }
@@ -286,18 +294,22 @@ impl Bench {
         self.dir.path().join("sock")
     }
 
-    pub(crate) async fn stop(self) {
+    /// Stops in order; what the audit file holds then.
+    pub(crate) async fn stop(self) -> Vec<serde_json::Value> {
         self.broker.begin_shutdown();
         let _ = self.stop.send(());
         self.serving.await.unwrap().unwrap();
+        tokio::task::spawn_blocking(|| self.audit.finish()).await.unwrap();
+        json_lines(&self.dir.path().join("audit"))
     }
 }
 
 /// The layers of a sandbox socket, as the daemon builds them.
-pub(crate) fn layers(broker: &Broker, allowed: AllowedPeers, policy: Policy) -> Layers {
+pub(crate) fn layers(broker: &Broker, allowed: AllowedPeers, policy: Policy, audit: Option<Audit>) -> Layers {
     let service = CredentialBrokerServer::new(CredentialService::new(broker.clone()));
     let health = HealthService::new(broker.clone(), "credbroker.v1.CredentialBroker");
     let routes =
         Routes::new(service.max_decoding_message_size(MAX_MESSAGE_SIZE)).add_service(HealthServer::new(health));
-    Layers::new(routes, allowed, Admission::Open(Arc::new(policy)), None)
+    let record = audit.map(|audit| (audit, Arc::new(SystemClock::new()) as Arc<dyn Clock>));
+    Layers::new(routes, allowed, Admission::Open(Arc::new(policy)), record)
 }
