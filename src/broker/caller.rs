@@ -3,7 +3,10 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::{
-    broker::{Error, policy::Policy},
+    broker::{
+        Error,
+        policy::{Policy, Right},
+    },
     credential::{EntryKey, Name},
 };
 
@@ -29,12 +32,15 @@ impl Caller {
         }
     }
 
-    /// Answers [`Error::Unauthorized`] unless `allowed`.
-    pub(super) fn require(&self, allowed: bool, key: &EntryKey) -> Result<(), Error> {
-        if allowed {
+    /// Answers [`Error::Unauthorized`] unless the policy gives the right to the entry.
+    pub(super) fn require(&self, right: Right, key: &EntryKey) -> Result<(), Error> {
+        if self.policy.grants(right, key) {
             Ok(())
         } else {
-            Err(Error::Unauthorized(key.clone()))
+            Err(Error::Unauthorized {
+                right,
+                key: key.clone(),
+            })
         }
     }
 

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 
 use crate::{
+    broker::policy::Right,
     credential::{EntryKey, InvalidName, Name},
     reason::Reason,
     store::StoreError,
@@ -49,11 +50,19 @@ pub enum Error {
     Unauthenticated(&'static str),
     /// The entry is outside the policy. Whether it exists makes no difference, not even in time.
     #[error(
-        "the policy of this sandbox does not allow this for {0}: the host allows it with `--allow`, `--allow-save` or `--allow-remove`"
+        "the policy of this sandbox does not allow to {} {key}: the host allows it with `--{} {key}` (in a policy file, `{}`)",
+        .right.verb(), .right.flag(), .right.flag().replace('-', "_")
     )]
-    Unauthorized(EntryKey),
+    Unauthorized {
+        /// The right that was needed.
+        right: Right,
+        /// The entry.
+        key: EntryKey,
+    },
     /// The API key is outside the policy.
-    #[error("the policy of this sandbox does not allow the API key {0}: the host allows it with `--allow-key {0}`")]
+    #[error(
+        "the policy of this sandbox does not allow the API key {0}: the host allows it with `--allow-key {0}` (in a policy file, `allow_key`)"
+    )]
     UnauthorizedKey(Name),
     /// The peer's uid may not use this socket.
     #[error("uid {uid} may not use this socket: the host allows it with `--allow-uid {uid}`")]
@@ -91,7 +100,7 @@ pub enum Error {
     #[error("{}", store_message(.0))]
     Store(#[from] StoreError),
     /// Anything else. The cause is for the log.
-    #[error("the broker failed; its log on the host says why")]
+    #[error("the broker failed: its log on the host says why")]
     Internal(#[source] Box<dyn StdError + Send + Sync>),
 }
 
@@ -114,7 +123,7 @@ impl Error {
             Self::MessageTooLarge { .. } | Self::AnswerTooLarge { .. } => Reason::MessageTooLarge,
             Self::Unimplemented(_) => Reason::Unimplemented,
             Self::Unauthenticated(_) => Reason::Unauthenticated,
-            Self::Unauthorized(_) | Self::UnauthorizedKey(_) => Reason::Unauthorized,
+            Self::Unauthorized { .. } | Self::UnauthorizedKey(_) => Reason::Unauthorized,
             Self::PeerNotAllowed { .. } | Self::PeerUnknown => Reason::PeerNotAllowed,
             Self::UnknownVersion { .. } => Reason::UnknownVersion,
             Self::NeedsLogin(_) => Reason::NeedsLogin,
@@ -139,9 +148,10 @@ impl Error {
             ]
         };
         match self {
-            Self::NoEntry(key) | Self::Unauthorized(key) | Self::NeedsLogin(key) | Self::ProviderNotFound(key) => {
-                entry(key)
-            }
+            Self::NoEntry(key)
+            | Self::Unauthorized { key, .. }
+            | Self::NeedsLogin(key)
+            | Self::ProviderNotFound(key) => entry(key),
             Self::NoKey(name) | Self::UnauthorizedKey(name) => vec![("name", name.to_string())],
             Self::InvalidRequest { field, .. } => vec![("field", (*field).to_owned())],
             Self::MessageTooLarge { limit, .. } | Self::AnswerTooLarge { limit } => vec![("limit", limit.to_string())],

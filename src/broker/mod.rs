@@ -33,6 +33,7 @@ use crate::{
 pub use caller::Caller;
 pub use error::Error;
 use page::{Page, PageRequest};
+use policy::Right;
 pub use stats::BucketStats;
 use stats::Stats;
 
@@ -95,7 +96,7 @@ impl Broker {
     /// [`Error::ProviderNotFound`] if the token has expired; a store's failure.
     pub async fn token(&self, caller: &Caller, key: &EntryKey, min_validity: Duration) -> Result<AccessToken, Error> {
         self.begin()?;
-        caller.require(caller.policy.may_read(key), key)?;
+        caller.require(Right::Read, key)?;
         let stored = self.existing(key).await?;
         let now = self.inner.parts.clock.now();
         let expiry = stored.tokens.expiry.as_ref();
@@ -114,7 +115,7 @@ impl Broker {
     /// never overwritten this way.
     pub async fn save_token(&self, caller: &Caller, key: &EntryKey, saved: SavedToken) -> Result<(), Error> {
         self.begin()?;
-        caller.require(caller.policy.may_save(key), key)?;
+        caller.require(Right::Save, key)?;
         self.existing(key).await?;
         let by = format!("sandbox {}", caller.principal);
         let (broker, key) = (self.clone(), key.clone());
@@ -134,10 +135,12 @@ impl Broker {
     /// [`Error::Unauthorized`], [`Error::NotFound`], [`Error::Store`].
     pub async fn remove_token(&self, caller: &Caller, key: &EntryKey) -> Result<Revocation, Error> {
         self.begin()?;
-        caller.require(caller.policy.may_remove(key), key)?;
+        caller.require(Right::Remove, key)?;
         // A corrupt entry can be removed, so only absence ends here. Locks are kept for ever: a sandbox must not have one
-        // made for every name it can think of.
-        if let Ok(None) = self.inner.parts.tokens.read(key).await {
+        // made for every name it can think of. After a change that failed, absence may not be durable yet, and the store
+        // has to see to it.
+        let tokens = &self.inner.parts.tokens;
+        if matches!(tokens.read(key).await, Ok(None)) && tokens.check().await.is_ok() {
             return Err(Error::NoEntry(key.clone()));
         }
         let (broker, key) = (self.clone(), key.clone());
@@ -206,7 +209,7 @@ impl Broker {
     /// [`Error::Unauthorized`], [`Error::NotFound`], [`Error::Store`].
     pub async fn bucket_stats(&self, caller: &Caller, key: &EntryKey) -> Result<BucketStats, Error> {
         self.begin()?;
-        caller.require(caller.policy.may_read(key), key)?;
+        caller.require(Right::Read, key)?;
         self.existing(key).await?;
         Ok(self.inner.stats.of(key, |other| caller.policy.may_read(other)))
     }

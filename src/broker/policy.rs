@@ -132,6 +132,43 @@ pub enum PatternError {
     ApiKey(#[source] InvalidName),
 }
 
+/// What may be done with an entry. Each right is given on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// Read, refresh, watch and list it.
+    Read,
+    /// Start a login for it.
+    Login,
+    /// Save an access token to it.
+    Save,
+    /// Remove it.
+    Remove,
+}
+
+impl Right {
+    /// The flag that gives it; a policy file has the same word with underscores.
+    #[must_use]
+    pub const fn flag(self) -> &'static str {
+        match self {
+            Self::Read => "allow",
+            Self::Login => "allow-login",
+            Self::Save => "allow-save",
+            Self::Remove => "allow-remove",
+        }
+    }
+
+    /// What it is the right to, for messages.
+    #[must_use]
+    pub const fn verb(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Login => "log in to",
+            Self::Save => "save",
+            Self::Remove => "remove",
+        }
+    }
+}
+
 /// What one sandbox may do. The default is nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -171,6 +208,17 @@ impl Policy {
         Self {
             read: named,
             ..Self::default()
+        }
+    }
+
+    /// Whether the entry's right is given.
+    #[must_use]
+    pub fn grants(&self, right: Right, entry: &EntryKey) -> bool {
+        match right {
+            Right::Read => self.may_read(entry),
+            Right::Login => self.may_login(entry),
+            Right::Save => self.may_save(entry),
+            Right::Remove => self.may_remove(entry),
         }
     }
 
@@ -327,11 +375,11 @@ mod tests {
         let (p, only) = (entry("p/b"), patterns(&["p/b"]));
         let rights = |policy: &Policy| {
             [
-                policy.may_read(&p),
+                policy.grants(Right::Read, &p),
                 policy.may_read_key(&p.provider),
-                policy.may_login(&p),
-                policy.may_save(&p),
-                policy.may_remove(&p),
+                policy.grants(Right::Login, &p),
+                policy.grants(Right::Save, &p),
+                policy.grants(Right::Remove, &p),
             ]
         };
         let none = Policy::default;

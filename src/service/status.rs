@@ -141,7 +141,10 @@ mod tests {
             Error::AnswerTooLarge { limit: 1 },
             Error::Unimplemented("x".repeat(9000)),
             Error::Unauthenticated("missing"),
-            Error::Unauthorized(longest_key()),
+            Error::Unauthorized {
+                right: Right::Read,
+                key: longest_key(),
+            },
             Error::UnauthorizedKey(name),
             Error::PeerNotAllowed { uid: 7 },
             Error::PeerUnknown,
