@@ -33,7 +33,7 @@ pub enum Error {
         message: String,
     },
     /// The broker refused, for a reason that this client does not know.
-    #[error("{message} ({code:?} {reason})")]
+    #[error("{}", unknown(*code, reason, message))]
     Other {
         /// The gRPC code.
         code: Code,
@@ -54,7 +54,7 @@ impl Error {
         Self::Other {
             code: Code::Internal,
             reason: String::new(),
-            message: "the broker's answer breaks the protocol".into(),
+            message: "an answer breaks the protocol".into(),
         }
     }
 
@@ -72,6 +72,14 @@ impl Error {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.reason() == Some(Reason::NotFound)
+    }
+}
+
+fn unknown(code: Code, reason: &str, message: &str) -> String {
+    if reason.is_empty() {
+        format!("{message} ({code:?}): this is no answer of a credbroker; check what listens at CREDBROKER_SOCKET")
+    } else {
+        format!("{message} ({reason})")
     }
 }
 

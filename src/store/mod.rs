@@ -125,7 +125,7 @@ pub enum StoreError {
         mend: String,
     },
     /// The record is there but cannot be decrypted, or is malformed, or belongs to another name.
-    #[error("{what} is corrupt: {detail}")]
+    #[error("{what} is corrupt: {detail}; restore it from a backup, or store it anew")]
     Corrupt {
         /// The record, for people.
         what: String,
@@ -141,13 +141,13 @@ pub enum StoreError {
         format: u64,
     },
     /// Another process, or another task of this one, holds the entry's lock.
-    #[error("{what} is busy in another process")]
+    #[error("{what} is busy in another process: try again")]
     Busy {
         /// The record, for people.
         what: String,
     },
     /// The system refused.
-    #[error("cannot {operation} {what}: {cause}")]
+    #[error("cannot {operation} {what}: {cause}; check the permissions, the free space and the file system there")]
     Unavailable {
         /// What the store was doing.
         operation: Operation,
