@@ -4,21 +4,18 @@ use std::{
     ffi::{OsStr, OsString},
     io,
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    path::Path,
     process::ExitStatus,
     sync::OnceLock,
 };
 
 use rustix::{
-    fs::Mode,
+    fs::{Mode, OFlags},
     process::{Pid, Signal, kill_process},
 };
-use tokio::{
-    process,
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::process;
 
-use crate::cli::{failure::Failure, output};
+use crate::cli::{failure::Failure, signals::Signals};
 
 /// What a broker makes belongs to its user alone.
 pub(super) const PRIVATE_UMASK: Mode = Mode::RWXG.union(Mode::RWXO);
@@ -27,13 +24,13 @@ const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 /// The signals that are passed on to the command.
-const FORWARDED: [(SignalKind, Signal); 6] = [
-    (SignalKind::interrupt(), Signal::INT),
-    (SignalKind::terminate(), Signal::TERM),
-    (SignalKind::hangup(), Signal::HUP),
-    (SignalKind::quit(), Signal::QUIT),
-    (SignalKind::user_defined1(), Signal::USR1),
-    (SignalKind::user_defined2(), Signal::USR2),
+pub(super) const FORWARDED: [Signal; 6] = [
+    Signal::INT,
+    Signal::TERM,
+    Signal::HUP,
+    Signal::QUIT,
+    Signal::USR1,
+    Signal::USR2,
 ];
 
 static USERS_UMASK: OnceLock<Mode> = OnceLock::new();
@@ -43,29 +40,6 @@ pub(super) fn set_private_umask() {
     let previous = rustix::process::umask(PRIVATE_UMASK);
     // Only the first call sees the user's.
     let _ = USERS_UMASK.set(previous);
-}
-
-/// Signals that arrived and were not yet passed on.
-pub(super) struct Signals(mpsc::UnboundedReceiver<Signal>);
-
-impl Signals {
-    /// From here on the signals end nothing by themselves.
-    pub(super) fn catch() -> Result<Self, Failure> {
-        let (send, receive) = mpsc::unbounded_channel();
-        for (kind, which) in FORWARDED {
-            let mut stream =
-                signal(kind).map_err(|error| Failure::internal(format!("cannot wait for signals: {error}")))?;
-            let send = send.clone();
-            tokio::spawn(async move {
-                while stream.recv().await.is_some() {
-                    if send.send(which).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-        Ok(Self(receive))
-    }
 }
 
 /// A command that runs.
@@ -83,17 +57,10 @@ impl Child {
         let mut command = std::process::Command::new(program);
         command.args(arguments).env_clear().envs(variables);
         restore_umask(&mut command);
-        process::Command::from(command).spawn().map(Self).map_err(|error| {
-            let program = output::printable(&program.to_string_lossy());
-            if error.kind() == io::ErrorKind::NotFound {
-                Failure::internal(format!(
-                    "cannot run {program}: it is not found; check the name and PATH"
-                ))
-                .with_code(NOT_FOUND)
-            } else {
-                Failure::internal(format!("cannot run {program}: {error}")).with_code(CANNOT_EXECUTE)
-            }
-        })
+        process::Command::from(command)
+            .spawn()
+            .map(Self)
+            .map_err(|error| cannot_start(program, &error))
     }
 
     /// Waits for its end, passing signals on. Answers its exit code, 128+n for a signal.
@@ -105,7 +72,7 @@ impl Child {
                         .map(exit_code)
                         .map_err(|error| Failure::internal(format!("cannot wait for the command: {error}")));
                 }
-                Some(signal) = signals.0.recv() => self.forward(signal),
+                Some(signal) = signals.next() => self.forward(signal),
             }
         }
     }
@@ -125,14 +92,34 @@ impl Child {
     }
 }
 
+fn cannot_start(program: &OsStr, error: &io::Error) -> Failure {
+    let shown = program.to_string_lossy();
+    let failure = |what: &str, code| Failure::internal(format!("cannot run {shown}: {what}")).with_code(code);
+    let found = program.as_encoded_bytes().contains(&b'/') && Path::new(program).exists();
+    match error.kind() {
+        // The system says the same of a script whose first line names nothing.
+        io::ErrorKind::NotFound if found => {
+            failure("its interpreter is not found; check its first line", CANNOT_EXECUTE)
+        }
+        io::ErrorKind::NotFound => failure("it is not found; check the name and PATH", NOT_FOUND),
+        _ => failure(
+            &format!("{error}; check that it is a program and that you may execute it"),
+            CANNOT_EXECUTE,
+        ),
+    }
+}
+
 fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-/// Whether this process is in the foreground group of its terminal.
+/// Whether this process is in the foreground group of its terminal, wherever its input comes from.
 fn in_the_foreground() -> bool {
-    rustix::termios::tcgetpgrp(io::stdin()).is_ok_and(|foreground| foreground == rustix::process::getpgrp())
+    let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
+    rustix::fs::open("/dev/tty", flags, Mode::empty())
+        .and_then(rustix::termios::tcgetpgrp)
+        .is_ok_and(|foreground| foreground == rustix::process::getpgrp())
 }
 
 /// Gives the command the umask that the user had, not the broker's.

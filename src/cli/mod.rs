@@ -10,6 +10,7 @@ mod providers;
 mod run;
 mod serve;
 mod session;
+mod signals;
 mod status;
 mod token;
 

@@ -14,6 +14,7 @@ use crate::{
         child::{self, Child},
         failure::Failure,
         output, serve,
+        signals::Signals,
     },
     config::{CAPABILITY, Config, Environment, SOCKET},
     daemon::{self, Options, SocketChoice},
@@ -31,7 +32,7 @@ pub(super) async fn run(
 ) -> Result<ExitCode, Failure> {
     let broker_failed = |failure: Failure| failure.with_code(BROKER_FAILED);
     // Caught from here on: what arrives before CMD runs must not leave the broker's files behind.
-    let mut signals = child::Signals::catch().map_err(broker_failed)?;
+    let mut signals = Signals::catch(&child::FORWARDED).map_err(broker_failed)?;
     let config = config().map_err(broker_failed)?;
     let capability = capability();
     let policy = Policy {

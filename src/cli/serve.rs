@@ -2,15 +2,16 @@
 
 use std::{process::ExitCode, sync::Arc};
 
+use rustix::process::Signal;
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     broker::policy::Policy,
     cli::{
         args::{Rights, ServeArgs},
         failure::Failure,
+        signals::Signals,
     },
     config::{Config, Environment, PolicyFile, read_capability_file},
     daemon::{self, Options, SocketChoice},
@@ -19,16 +20,16 @@ use crate::{
 
 /// The mode of a `--socket` unless `--socket-mode` says otherwise.
 const PRIVATE: u32 = 0o600;
+/// What ends it in order. SIGHUP is a terminal that was closed.
+const STOPPING: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
 
 pub(super) async fn serve(
     config: &Config,
     environment: &Environment,
     arguments: ServeArgs,
 ) -> Result<ExitCode, Failure> {
-    let system = |error: std::io::Error| Failure::internal(format!("cannot wait for signals: {error}"));
     // Before anything is bound: a signal in between would leave the socket behind.
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(system)?;
+    let mut signals = Signals::catch(&STOPPING)?;
 
     let admission = admission(&arguments)?;
     let socket = match &arguments.socket {
@@ -47,11 +48,8 @@ pub(super) async fn serve(
     };
     let running = daemon::start(config, environment, options)?;
     tracing::info!(socket = %running.socket().display(), pid = std::process::id(), "serving");
-    let signal = tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-    };
-    tracing::info!(signal, "stopping");
+    let signal = signals.next().await;
+    tracing::info!(?signal, "stopping");
     running.stop().await;
     Ok(ExitCode::SUCCESS)
 }
