@@ -9,6 +9,9 @@ use crate::{
     credential::Name,
 };
 
+/// The heading of what every command takes.
+const GLOBAL: &str = "Options of every command";
+
 /// Hand short-lived credentials to sandboxed processes over gRPC on a Unix socket.
 ///
 /// Refresh tokens and other long-lived secrets stay on the host. Where CREDBROKER_SOCKET is set, the commands work
@@ -22,20 +25,18 @@ use crate::{
     arg_required_else_help = true
 )]
 #[command(after_help = "\
-Entries are written P (the bucket \"default\" of provider P), P/B, P/* (every bucket) or * (everything).
-
-Exit codes: 0 done, 64 usage, 65 bad data, 66 not found, 69 unavailable, 70 internal, 75 try again,
-77 not permitted, 78 configuration. `run` ends with CMD's status, or 125 if the broker failed,
+Exit codes: 0 done, 64 usage, 65 bad data, 66 not found, 69 unavailable, 70 internal, 75 try again, \
+77 not permitted, 78 configuration. `run` ends with CMD's status, or 125 if the broker failed, \
 126 if CMD cannot be executed, 127 if it is not found.
 
-Environment: CREDBROKER_SOCKET and CREDBROKER_CAPABILITY reach a broker; CREDBROKER_<SECTION>_<KEY>
+Environment: CREDBROKER_SOCKET and CREDBROKER_CAPABILITY reach a broker; CREDBROKER_<SECTION>_<KEY> \
 overrides a key of config.toml; RUST_LOG sets what is logged.")]
 pub struct Cli {
     /// Read this configuration instead of $XDG_CONFIG_HOME/credbroker/config.toml
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", help_heading = GLOBAL)]
     pub config: Option<PathBuf>,
-    /// How log lines on standard error look
-    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Human)]
+    /// How log lines on standard error look: human, or json (one object a line)
+    #[arg(long, global = true, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Human, hide_possible_values = true, help_heading = GLOBAL)]
     pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
@@ -72,13 +73,23 @@ pub enum Command {
 
 impl Command {
     /// What clap cannot say about arguments that do not go together.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), UsageError> {
+        let serve = |message| {
+            Err(UsageError {
+                command: "serve",
+                message,
+            })
+        };
         match self {
-            Self::Serve(args) if !args.allow_uid.is_empty() && args.capability_file.is_none() && args.policy.is_none() => {
-                Err("--allow-uid needs --capability-file or --policy: another user's processes must prove which sandbox they are".into())
+            Self::Serve(args)
+                if !args.allow_uid.is_empty() && args.capability_file.is_none() && args.policy.is_none() =>
+            {
+                serve(
+                    "--allow-uid needs --capability-file or --policy: another user's processes must prove which sandbox they are",
+                )
             }
             Self::Serve(args) if args.socket_mode.is_some() && args.socket.is_none() => {
-                Err("--socket-mode needs --socket: the mode of the broker's own socket follows from --allow-uid".into())
+                serve("--socket-mode needs --socket: the mode of the broker's own socket follows from --allow-uid")
             }
             _ => Ok(()),
         }
@@ -99,6 +110,15 @@ impl Command {
     }
 }
 
+/// Arguments that do not go together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct UsageError {
+    /// The command, whose usage is shown.
+    pub(super) command: &'static str,
+    /// Which arguments, and what would be right.
+    pub(super) message: &'static str,
+}
+
 /// What a sandbox cannot do through its socket.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum HostOnly {
@@ -109,19 +129,19 @@ pub(super) enum HostOnly {
 /// What a sandbox may do.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Rights {
-    /// Let the sandbox read this entry's access token
+    /// Let clients read this entry's access token
     #[arg(long, value_name = "ENTRY")]
     pub allow: Vec<EntryPattern>,
-    /// Let it read this API key (* for all)
+    /// Let them read this API key
     #[arg(long, value_name = "KEY")]
     pub allow_key: Vec<NamePattern>,
-    /// Let it log in to this entry
+    /// Let them log in to this entry
     #[arg(long, value_name = "ENTRY")]
     pub allow_login: Vec<EntryPattern>,
-    /// Let it save an access token to this entry
+    /// Let them save an access token to this entry
     #[arg(long, value_name = "ENTRY")]
     pub allow_save: Vec<EntryPattern>,
-    /// Let it remove this entry
+    /// Let them remove this entry
     #[arg(long, value_name = "ENTRY")]
     pub allow_remove: Vec<EntryPattern>,
 }
@@ -129,8 +149,13 @@ pub struct Rights {
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --allow, every entry may be read. Without --capability-file or --policy, whoever reaches the
-socket is served: it belongs to you alone (mode 0600 in a directory of mode 0700).")]
+Each --allow... may be given more than once. ENTRY is P (the bucket \"default\" of provider P), P/B, P/* (every bucket) \
+or * (everything); KEY is a name or *.
+
+Without --allow, every entry may be read. Without --capability-file or --policy, whoever reaches the socket is served: \
+it belongs to you alone (mode 0600 in a directory of mode 0700).
+
+Example: credbroker serve --policy sandboxes.toml")]
 pub struct ServeArgs {
     /// Listen here instead of in the broker's own directory
     #[arg(long, value_name = "PATH")]
@@ -141,10 +166,10 @@ pub struct ServeArgs {
     /// What clients may do.
     #[command(flatten)]
     pub rights: Rights,
-    /// Let this uid connect, too
+    /// Let this uid connect, too; may be given more than once
     #[arg(long, value_name = "UID")]
     pub allow_uid: Vec<u32>,
-    /// Ask every client for the capability in this file (64 hex digits, readable by you only)
+    /// Ask every client for the capability in this file: 64 hexadecimal digits, readable by you only
     #[arg(long, value_name = "FILE")]
     pub capability_file: Option<PathBuf>,
     /// Serve the sandboxes that this file describes, each by its capability
@@ -158,16 +183,19 @@ pub struct ServeArgs {
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-CMD finds the socket in CREDBROKER_SOCKET and the capability in CREDBROKER_CAPABILITY. It may do
-nothing but what the --allow flags name. When it ends, the broker ends and its files are gone.
+Each --allow... may be given more than once. ENTRY is P (the bucket \"default\" of provider P), P/B, P/* (every bucket) \
+or * (everything); KEY is a name or *.
+
+CMD finds the socket in CREDBROKER_SOCKET and the capability in CREDBROKER_CAPABILITY. It may do nothing but what the \
+--allow flags name. When it ends, the broker ends and its files are gone.
 
 Example: credbroker run --allow github -- python3 client.py")]
 pub struct RunArgs {
     /// What CMD may do.
     #[command(flatten)]
     pub rights: Rights,
-    /// How CMD is confined
-    #[arg(long, value_enum, default_value_t = SandboxKind::None)]
+    /// How CMD is confined: none, which is not at all (CMD runs as you and could read the store)
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = SandboxKind::None, hide_possible_values = true)]
     pub sandbox: SandboxKind,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
@@ -197,11 +225,11 @@ pub enum TokenCommand {
 pub struct TokenGetArgs {
     /// The provider
     pub provider: Name,
-    /// The bucket
+    /// The bucket: one account at the provider
     #[arg(long, default_value = "default")]
     pub bucket: Name,
     /// How long the token shall still be valid: seconds, or 90s, 5m, 1h30m
-    #[arg(long, value_name = "DURATION", value_parser = validity, default_value = "0")]
+    #[arg(long, value_name = "DURATION", value_parser = validity, default_value = "0", allow_negative_numbers = true)]
     pub min_validity: Duration,
     /// Print the whole answer as JSON
     #[arg(long, conflicts_with = "header")]
@@ -214,14 +242,14 @@ pub struct TokenGetArgs {
 /// Arguments of `token import`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The JSON has access_token and, as far as known, refresh_token, token_type, scope, expires_in (seconds
-from now), expires_at (Unix seconds or RFC 3339) and sub or id_token. What is stored is replaced.
+The JSON has access_token and, as far as known, refresh_token, token_type, scope, expires_in (seconds from now), \
+expires_at (Unix seconds or RFC 3339) and sub or id_token. What is stored is replaced.
 
 Example: credbroker token import github < token.json")]
 pub struct TokenImportArgs {
     /// The provider
     pub provider: Name,
-    /// The bucket
+    /// The bucket: one account at the provider
     #[arg(long, default_value = "default")]
     pub bucket: Name,
     /// The file to read; - is standard input
@@ -233,6 +261,7 @@ pub struct TokenImportArgs {
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// Store an API key, read from standard input
+    #[command(after_help = "One final line end is dropped.\n\nExample: credbroker key set openai < key.txt")]
     Set {
         /// The key's name
         name: Name,
@@ -253,9 +282,12 @@ pub enum KeyCommand {
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+--json prints brokers[] with pid, socket and version, and entries[] with provider, bucket, subject, expire_time, \
+next_renewal, failures, last_used, state (ok, due, needs_login, ambiguous, unsaved, corrupt, locked) and saved_by. What \
+is not known is null; in a sandbox that is most of it.")]
 pub struct StatusArgs {
-    /// Print JSON: brokers[] (pid, socket, version) and entries[] (provider, bucket, subject,
-    /// expire_time, next_renewal, failures, last_used, state)
+    /// Print JSON: brokers[] and entries[]
     #[arg(long)]
     pub json: bool,
 }

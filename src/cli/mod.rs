@@ -73,7 +73,7 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
     let error = match parsed {
         Ok(cli) => match cli.command.check() {
             Ok(()) => return Ok(cli),
-            Err(message) => Cli::command().error(clap::error::ErrorKind::ArgumentConflict, message),
+            Err(wrong) => usage_error(wrong),
         },
         Err(error) => error,
     };
@@ -86,16 +86,30 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode>
     })
 }
 
+/// With the usage of the command that was meant, as clap's own errors have it.
+fn usage_error(wrong: args::UsageError) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    let kind = clap::error::ErrorKind::ArgumentConflict;
+    match command.find_subcommand_mut(wrong.command) {
+        Some(subcommand) => subcommand.error(kind, wrong.message),
+        None => command.error(kind, wrong.message),
+    }
+}
+
 fn init_logging(cli: &Cli, environment: &Environment) {
     let default = if matches!(cli.command, Command::Serve(_)) {
         "info"
     } else {
         "warn"
     };
-    let filter = environment
-        .get("RUST_LOG")
-        .and_then(|value| EnvFilter::try_new(value.to_str()?).ok())
-        .unwrap_or_else(|| EnvFilter::new(default));
+    let filter = match environment.get("RUST_LOG").filter(|value| !value.is_empty()) {
+        None => EnvFilter::new(default),
+        Some(value) => EnvFilter::try_new(value.to_string_lossy()).unwrap_or_else(|_quoted| {
+            output::warning("RUST_LOG is not understood and ignored: write a level, such as debug");
+            EnvFilter::new(default)
+        }),
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

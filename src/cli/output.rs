@@ -23,10 +23,10 @@ pub(super) fn warning(message: &str) {
     note(&format!("warning: {message}"));
 }
 
-/// One line on standard error.
+/// One line on standard error, whatever a file's name or a broker's answer put into it.
 pub(super) fn note(message: &str) {
     // Standard error may be gone; then there is nobody to tell.
-    let _ = writeln!(io::stderr(), "credbroker: {message}");
+    let _ = writeln!(io::stderr(), "credbroker: {}", printable(message));
 }
 
 /// One line of the result.
