@@ -97,7 +97,7 @@ fn rows() -> Vec<Row> {
         row!(
             Unauthorized,
             PermissionDenied,
-            "the host allows it with `--allow`",
+            "the host allows it with `--allow p/default`",
             async {
                 let (_host, _running, wire) = serving(reading(&["q/*"])).await;
                 wire.call("GetToken", &get("p", "")).await

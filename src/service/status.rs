@@ -121,6 +121,7 @@ fn bounded(text: &str, max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::policy::Right;
     use crate::credential::{EntryKey, Name};
 
     fn longest_key() -> EntryKey {
