@@ -348,6 +348,17 @@ async fn unknown_methods_and_services_are_told_escaped_and_cut() {
 }
 
 #[tokio::test]
+async fn a_failure_in_the_middle_of_a_stream_has_a_reason_too() {
+    let (_host, _running, wire) = serving(Policy::host()).await;
+    for version in ["v1", "v1alpha"] {
+        let method = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let answer = wire.call_with(&method, &[], frame(&[])).await;
+        assert!(answer.trailers.contains_key("grpc-status"), "{answer:?}");
+        assert_eq!(answer.failure().reason(), Some(Reason::InvalidRequest), "{version}");
+    }
+}
+
+#[tokio::test]
 async fn a_header_block_over_16_kib_is_refused_wherever_its_bytes_are() {
     let (_host, _running, wire) = serving(Policy::host()).await;
     let body = || frame(&[]);

@@ -300,12 +300,13 @@ async fn lists_show_what_the_policy_allows_and_are_never_refused() {
         keys: vec![NamePattern::Named(name("k2")), NamePattern::Named(name("absent"))],
         ..reading(&["a/*", "b/y", "absent/*"])
     };
-    let table: [(Policy, &[&str], &[&str], &[&str], &[&str]); 3] = [
+    type Names = &'static [&'static str];
+    let table: [(Policy, [Names; 4]); 3] = [
         (Policy::host(), &["a", "b", "c"], &["x", "y"], &["x"], &["k1", "k2"]),
-        (some, &["a", "b"], &["y"], &[], &["k2"]),
-        (Policy::default(), &[], &[], &[], &[]),
+        (some, [&["a", "b"], &["y"], &[], &["k2"]]),
+        (Policy::default(), [&[], &[], &[], &[]]),
     ];
-    for (policy, providers, of_b, of_c, keys) in table {
+    for (policy, [providers, of_b, of_c, keys]) in table {
         let running = host.start(policy);
         let mut stub = stub(running.socket()).await;
         let listed = stub
