@@ -302,7 +302,7 @@ async fn lists_show_what_the_policy_allows_and_are_never_refused() {
     };
     type Names = &'static [&'static str];
     let table: [(Policy, [Names; 4]); 3] = [
-        (Policy::host(), &["a", "b", "c"], &["x", "y"], &["x"], &["k1", "k2"]),
+        (Policy::host(), [&["a", "b", "c"], &["x", "y"], &["x"], &["k1", "k2"]]),
         (some, [&["a", "b"], &["y"], &[], &["k2"]]),
         (Policy::default(), [&[], &[], &[], &[]]),
     ];
