@@ -1,0 +1,127 @@
+# What the rings share. Sourced by run.sh and by every ring.sh; see README.md.
+# shellcheck shell=bash
+set -euo pipefail
+
+interop=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$interop/../.." && pwd)
+cache=${CREDBROKER_INTEROP_CACHE:-$HOME/.cache/credbroker-interop}
+export interop root cache
+
+die() {
+  echo "interop: $*" >&2
+  exit 1
+}
+
+# need COMMAND PACKAGE...: installs Debian packages unless the command is there.
+need() {
+  local command=$1
+  shift
+  command -v "$command" >/dev/null && return
+  local sudo=()
+  [[ $(id -u) = 0 ]] || sudo=(sudo)
+  {
+    "${sudo[@]}" apt-get update -q
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@"
+  } >&2
+  command -v "$command" >/dev/null || die "$command is not there after installing $*"
+}
+
+# cached DIRECTORY INPUT COMMAND...: makes $cache/DIRECTORY with COMMAND (run inside it), once for each state of INPUT.
+cached() {
+  local directory=$cache/$1 input=$2 stamp
+  shift 2
+  stamp="$(sha256sum <"$input") $*"
+  [[ -f $directory/.made && $(<"$directory/.made") = "$stamp" ]] && return
+  rm -rf "$directory"
+  mkdir -p "$directory"
+  (cd "$directory" && "$@" >&2) || die "cannot make $directory"
+  printf '%s\n' "$stamp" >"$directory/.made"
+}
+
+# A virtual environment at the working directory with the packages of a requirements file, and no others.
+make_venv() {
+  "$1" -m venv . && bin/python -m pip install --quiet --only-binary :all: -r "$2"
+}
+
+# The venv of the python ring, where protoc for the other languages comes from as well.
+protoc() {
+  need python3 python3-venv
+  dpkg -s python3-venv >/dev/null 2>&1 || python3 -m venv --help >/dev/null || need false python3-venv
+  cached python "$interop/python/requirements.txt" make_venv python3 "$interop/python/requirements.txt"
+  "$cache/python/bin/python" -m grpc_tools.protoc -I "$root/proto" "$@"
+}
+
+# Stores what the clients expect. The environment of the fixture is $1; see run.sh.
+make_fixture() {
+  mkdir -p -m 0700 "$1"/{runtime,data,state,config}
+  echo '{"access_token":"gho_demo","token_type":"bearer","scope":"repo","refresh_token":"ghr_never","expires_in":3600}' |
+    on_host "$CREDBROKER_BIN" token import github
+  echo '{"access_token":"glpat_hidden","refresh_token":"glr_never","expires_in":3600}' |
+    on_host "$CREDBROKER_BIN" token import gitlab
+  echo 'sk-demo' | on_host "$CREDBROKER_BIN" key set openai
+  echo 'sk-hidden' | on_host "$CREDBROKER_BIN" key set anthropic
+}
+
+# on_host COMMAND...: runs a command in the fixture's environment. CREDBROKER_* variables are configuration to
+# credbroker, and it refuses those it does not know: the ones of these scripts are taken out as well.
+on_host() {
+  env -u CREDBROKER_SOCKET -u CREDBROKER_CAPABILITY -u CREDBROKER_BIN \
+    -u CREDBROKER_INTEROP_CACHE -u CREDBROKER_INTEROP_OLD_PYTHON \
+    XDG_RUNTIME_DIR="$fixture/runtime" XDG_DATA_HOME="$fixture/data" \
+    XDG_STATE_HOME="$fixture/state" XDG_CONFIG_HOME="$fixture/config" "$@"
+}
+
+# in_sandbox COMMAND...: runs a command behind a broker of its own. github and openai are stored; `absent` is allowed
+# but stored nowhere; gitlab and anthropic are stored but not allowed. In a session of its own, which run.sh looks into
+# for processes that were left behind.
+in_sandbox() {
+  # shellcheck disable=SC2016
+  on_host setsid --wait bash -c 'echo $$ >>"$0"; exec "$@"' "$fixture/sessions" \
+    "$CREDBROKER_BIN" run --allow github --allow-key openai --allow absent --allow-key absent -- "$@" 2>>"$fixture/stderr"
+}
+
+# client NAME COMMAND...: runs a client of one language in the sandbox. It prints `ok CHECK` or `not ok CHECK: WHY` for
+# every line of checks.txt.
+client() {
+  local name=$1 status=0 check
+  shift
+  in_sandbox "$@" >"$fixture/out" || status=$?
+  sed -nE "s|^(not )?ok |&$name: |p" "$fixture/out"
+  while read -r check; do
+    grep -qE "^(not )?ok $check(: |$)" "$fixture/out" || echo "not ok $name: $check: was not looked at"
+  done <"$interop/checks.txt"
+  if ((status)) && ! grep -q '^not ok' "$fixture/out"; then
+    echo "not ok $name: ended with status $status"
+  fi
+}
+
+# check NAME COMMAND...: one check by a command's status; its output is shown when it fails.
+check() {
+  local name=$1 status=0
+  shift
+  "$@" >"$fixture/out" 2>&1 </dev/null || status=$?
+  if ((status)); then
+    echo "not ok $name: status $status"
+    sed 's/^/  /' "$fixture/out"
+  else
+    echo "ok $name"
+  fi
+}
+
+# says PATTERN COMMAND...: whether the output, on either stream, matches a regular expression; the status may be any.
+says() {
+  local pattern=$1 output
+  shift
+  output=$("$@" 2>&1) || true
+  printf '%s\n' "$output"
+  grep -qE -- "$pattern" <<<"$output"
+}
+
+# hides TEXT COMMAND...: succeeds if the command does and its output does not hold the text.
+hides() {
+  local text=$1 output
+  shift
+  output=$("$@" 2>&1) || return
+  printf '%s\n' "$output"
+  ! grep -qF -- "$text" <<<"$output"
+}

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Runs stock gRPC clients and tools against a built credbroker: run.sh [RING...]. See README.md.
+cd "$(dirname "$0")"
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+source lib.sh
+
+all=(python python-old node go java grpcurl buf age)
+rings=("${@:-${all[@]}}")
+
+if [[ -z ${CREDBROKER_BIN:-} ]]; then
+  for build in release debug; do
+    if [[ -x $root/target/$build/credbroker ]]; then
+      CREDBROKER_BIN=$root/target/$build/credbroker
+      break
+    fi
+  done
+fi
+[[ -x ${CREDBROKER_BIN:-} ]] || die "no credbroker: build one, or name it in CREDBROKER_BIN"
+CREDBROKER_BIN=$(realpath "$CREDBROKER_BIN")
+export CREDBROKER_BIN
+mkdir -p "$cache"
+
+work=$(mktemp -d)
+results=$work/results
+touch "$results"
+finish() {
+  local session
+  while read -r session; do
+    pkill -KILL -s "$session" || true
+  done < <(cat "$work"/*/sessions 2>/dev/null)
+  rm -rf "$work"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# What a ring must not leave: processes of its sessions, and anything but the lock in the runtime directory.
+nothing_left() {
+  local session
+  if [[ -f $fixture/sessions ]]; then
+    while read -r session; do
+      if pgrep -a -s "$session"; then
+        return 1
+      fi
+    done <"$fixture/sessions"
+    [[ $(ls -A "$fixture/runtime") = credbroker ]] || return 1
+    [[ $(ls -A "$fixture/runtime/credbroker") = lock ]] || { ls -AR "$fixture/runtime"; return 1; }
+  fi
+}
+
+for ring in "${rings[@]}"; do
+  [[ -f $ring/ring.sh ]] || die "no ring is called $ring; there are: ${all[*]}"
+done
+
+for ring in "${rings[@]}"; do
+  started=$SECONDS
+  fixture=$work/$ring
+  export fixture
+  make_fixture "$fixture" 2>"$work/fixture" || die "cannot fill the store: $(<"$work/fixture")"
+  status=0
+  bash -c 'source lib.sh; source "$0/ring.sh"' "$ring" </dev/null >"$fixture/results" || status=$?
+  {
+    sed "s/^\(not \)\?ok /&$ring: /" "$fixture/results"
+    ((status == 0)) || echo "not ok $ring: the ring ended with status $status"
+    grep -q '^\(not \)\?ok ' "$fixture/results" || echo "not ok $ring: nothing was looked at"
+    check "$ring: nothing is left behind" nothing_left
+  } | tee -a "$results"
+  if [[ -s $fixture/stderr ]] && grep -q "^not ok $ring:" "$results"; then
+    sed 's/^/  stderr: /' "$fixture/stderr"
+  fi
+  echo "# $ring took $((SECONDS - started)) s"
+done
+
+passed=$(grep -c '^ok ' "$results" || true)
+failed=$(grep -c '^not ok ' "$results" || true)
+echo "$passed passed, $failed failed"
+((failed == 0 && passed > 0))
