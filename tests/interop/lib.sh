@@ -47,6 +47,15 @@ make_venv() {
   "$1" -m venv . && bin/python -m pip install --quiet --only-binary :all: -r "$2"
 }
 
+# npm_packages RING: what the ring's package-lock.json names, in $cache/RING/node_modules.
+npm_packages() {
+  need npm nodejs npm
+  cached "$1" "$interop/$1/package-lock.json" npm_install "$interop/$1"
+}
+npm_install() {
+  cp "$1"/package*.json . && npm ci --no-audit --no-fund --ignore-scripts
+}
+
 # The venv of the python ring, where protoc for the other languages comes from as well.
 protoc() {
   need python3 python3-venv
@@ -92,7 +101,7 @@ on_host() {
 in_sandbox() {
   # shellcheck disable=SC2016
   on_host setsid --wait bash -c 'echo $$ >>"$0"; exec "$@"' "$fixture/sessions" \
-    "$CREDBROKER_BIN" run --allow github --allow-key openai --allow absent --allow-key absent -- "$@" 2>>"$fixture/stderr"
+    "$CREDBROKER_BIN" run --allow github --allow-key openai --allow absent --allow-key absent -- "$@"
 }
 
 # client NAME COMMAND...: runs a client of one language in the sandbox. It prints `ok CHECK` or `not ok CHECK: WHY` for
@@ -100,7 +109,7 @@ in_sandbox() {
 client() {
   local name=$1 status=0 check
   shift
-  in_sandbox "$@" >"$fixture/out" || status=$?
+  in_sandbox "$@" >"$fixture/out" 2>>"$fixture/stderr" || status=$?
   sed -nE "s|^(not )?ok |&$name: |p" "$fixture/out"
   while read -r check; do
     grep -qE "^(not )?ok $check(: |$)" "$fixture/out" || echo "not ok $name: $check: was not looked at"
@@ -123,13 +132,12 @@ check() {
   fi
 }
 
-# says PATTERN COMMAND...: whether the output, on either stream, matches a regular expression; the status may be any.
+# says PATTERN COMMAND...: whether the command's output, on either stream, matches; its status may be any.
 says() {
-  local pattern=$1 output
-  shift
-  output=$("$@" 2>&1) || true
+  local output
+  output=$("${@:2}" 2>&1) || true
   printf '%s\n' "$output"
-  grep -qE -- "$pattern" <<<"$output"
+  grep -qE -- "$1" <<<"$output"
 }
 
 # hides TEXT COMMAND...: succeeds if the command does and its output does not hold the text.
