@@ -44,16 +44,20 @@ cached() {
 
 # A virtual environment at the working directory with the packages of a requirements file, and no others.
 make_venv() {
-  "$1" -m venv . && bin/python -m pip install --quiet --only-binary :all: -r "$2"
+  "$1" -m venv . && bin/python -m pip install --quiet -r "$2"
 }
 
-# npm_packages RING: what the ring's package-lock.json names, in $cache/RING/node_modules.
+# npm_packages RING: what the ring's package.json names, in $cache/RING/node_modules; by its lock file if it has one.
 npm_packages() {
   need npm nodejs npm
-  cached "$1" "$interop/$1/package-lock.json" npm_install "$interop/$1"
+  local manifest=$interop/$1/package.json
+  [[ ! -f $interop/$1/package-lock.json ]] || manifest=$interop/$1/package-lock.json
+  cached "$1" "$manifest" npm_install "$interop/$1"
 }
 npm_install() {
-  cp "$1"/package*.json . && npm ci --no-audit --no-fund --ignore-scripts
+  local how=(install --no-package-lock)
+  [[ ! -f $1/package-lock.json ]] || how=(ci)
+  cp "$1"/package*.json . && npm "${how[@]}" --no-audit --no-fund --ignore-scripts
 }
 
 # The venv of the python ring, where protoc for the other languages comes from as well.

@@ -10,8 +10,6 @@ check "format" "$buf" format -d --exit-code
 
 # Growth is measured from the newest release and from main, or, on main itself, from the commit before. What there is not
 # (no release yet, a first commit) has nothing to be compared with; a shallow clone would hide it and is refused.
-git config --global --get-all safe.directory >/dev/null || export GIT_CONFIG_COUNT=1 \
-  GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0="$root"
 [[ $(git rev-parse --is-shallow-repository) = false ]] || die "the buf ring needs the history: clone with full depth"
 bases() {
   local main
