@@ -6,6 +6,7 @@ interop=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$interop/../.." && pwd)
 cache=${CREDBROKER_INTEROP_CACHE:-$HOME/.cache/credbroker-interop}
 export interop root cache
+fixture=${fixture:-} # The directory of the ring that runs; run.sh says which.
 
 die() {
   echo "interop: $*" >&2
@@ -81,7 +82,8 @@ need_go() {
 
 # Stores what the clients expect. The environment of the fixture is $1; see run.sh.
 make_fixture() {
-  mkdir -p -m 0700 "$1"/{runtime,data,state,config}
+  mkdir -p "$1"
+  mkdir -m 0700 "$1"/{runtime,data,state,config}
   echo '{"access_token":"gho_demo","token_type":"bearer","scope":"repo","refresh_token":"ghr_never","expires_in":3600}' |
     on_host "$CREDBROKER_BIN" token import github
   echo '{"access_token":"glpat_hidden","refresh_token":"glr_never","expires_in":3600}' |

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs stock gRPC clients and tools against a built credbroker: run.sh [RING...]. See README.md.
 cd "$(dirname "$0")"
-# shellcheck source-path=SCRIPTDIR source=lib.sh
+# shellcheck source=tests/interop/lib.sh
 source lib.sh
 
 all=(python python-old node go java grpcurl buf age)
@@ -57,7 +57,7 @@ for ring in "${rings[@]}"; do
   export fixture
   make_fixture "$fixture" 2>"$work/fixture" || die "cannot fill the store: $(<"$work/fixture")"
   status=0
-  bash -c 'source lib.sh; source "$0/ring.sh"' "$ring" </dev/null >"$fixture/results" || status=$?
+  bash "$ring/ring.sh" </dev/null >"$fixture/results" || status=$?
   {
     sed "s/^\(not \)\?ok /&$ring: /" "$fixture/results"
     ((status == 0)) || echo "not ok $ring: the ring ended with status $status"

@@ -1,5 +1,8 @@
+#!/usr/bin/env bash
 # What `credbroker token import` stored is read with the stock age tool.
-# shellcheck shell=bash
+# shellcheck source=tests/interop/lib.sh
+source "$(dirname "$0")/../lib.sh"
+
 need age age
 need python3 python3-venv
 store=$fixture/data/credbroker

@@ -1,5 +1,8 @@
+#!/usr/bin/env bash
 # The shape of the .proto files, that they only grow, and `buf curl` as a client.
-# shellcheck shell=bash
+# shellcheck source=tests/interop/lib.sh
+source "$(dirname "$0")/../lib.sh"
+
 npm_packages buf
 need git git
 buf=$cache/buf/node_modules/.bin/buf

@@ -1,5 +1,8 @@
+#!/usr/bin/env bash
 # grpc-go with stubs by protoc-gen-go and protoc-gen-go-grpc.
-# shellcheck shell=bash
+# shellcheck source=tests/interop/lib.sh
+source "$(dirname "$0")/../lib.sh"
+
 export GOMODCACHE=$cache/go/modules GOCACHE=$cache/go/build GOFLAGS="${GOFLAGS:-} -modcacherw" GOBIN=$cache/go/bin
 need_go
 build=$fixture/build

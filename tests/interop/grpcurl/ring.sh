@@ -1,5 +1,8 @@
+#!/usr/bin/env bash
 # grpcurl of today (reflection v1) and of 2022 (v1alpha only).
-# shellcheck shell=bash
+# shellcheck source=tests/interop/lib.sh
+source "$(dirname "$0")/../lib.sh"
+
 need_go
 export GOMODCACHE=$cache/go/modules GOCACHE=$cache/go/build GOFLAGS="${GOFLAGS:-} -modcacherw"
 version=v1.9.4

@@ -1,5 +1,8 @@
+#!/usr/bin/env bash
 # grpc-netty over netty's native epoll transport.
-# shellcheck shell=bash
+# shellcheck source=tests/interop/lib.sh
+source "$(dirname "$0")/../lib.sh"
+
 need javac default-jdk-headless
 need mvn maven
 case $(uname -m) in

@@ -1,5 +1,8 @@
+#!/usr/bin/env bash
 # @grpc/grpc-js with the .proto file loaded at run time.
-# shellcheck shell=bash
+# shellcheck source=tests/interop/lib.sh
+source "$(dirname "$0")/../lib.sh"
+
 npm_packages node
 cp "$interop"/node/*.js "$cache/node"
 

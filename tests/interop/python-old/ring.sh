@@ -1,6 +1,9 @@
+#!/usr/bin/env bash
 # The client of the python ring with the last grpcio that sends the socket's path as it is as :authority. Its wheels end
 # with Python 3.11: another Python can be named in CREDBROKER_INTEROP_OLD_PYTHON.
-# shellcheck shell=bash
+# shellcheck source=tests/interop/lib.sh
+source "$(dirname "$0")/../lib.sh"
+
 old=${CREDBROKER_INTEROP_OLD_PYTHON:-}
 for candidate in python3 python3.11 python3.10 python3.9 python3.8; do
   if [[ -z $old ]] && "$candidate" -c 'import sys; sys.exit(not (3, 7) <= sys.version_info < (3, 12))' 2>/dev/null; then

@@ -1,5 +1,8 @@
+#!/usr/bin/env bash
 # The newest grpcio and its asynchronous API.
-# shellcheck shell=bash
+# shellcheck source=tests/interop/lib.sh
+source "$(dirname "$0")/../lib.sh"
+
 protoc --python_out="$fixture" --grpc_python_out="$fixture" credbroker/v1/credential_broker.proto
 export PYTHONPATH=$fixture PYTHONDONTWRITEBYTECODE=1
 python=$cache/python/bin/python
