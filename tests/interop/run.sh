@@ -23,11 +23,17 @@ mkdir -p "$cache"
 work=$(mktemp -d)
 results=$work/results
 touch "$results"
+# Ends what an interrupted ring left, one process at a time, and only if its environment says that it is this run's: the
+# number of a session that has ended may be somebody else's by now. A broker follows the command it runs.
 finish() {
-  local session
+  local session pid
   while read -r session; do
-    pkill -KILL -s "$session" || true
-  done < <(cat "$work"/*/sessions 2>/dev/null)
+    for pid in $(pgrep -s "$session" || true); do
+      if grep -qzxF "XDG_RUNTIME_DIR=${fixture:-none}/runtime" "/proc/$pid/environ" 2>/dev/null; then
+        kill -KILL "$pid" || true
+      fi
+    done
+  done < <(cat "${fixture:-none}/sessions" 2>/dev/null)
   rm -rf "$work"
 }
 trap finish EXIT
