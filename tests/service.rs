@@ -638,7 +638,12 @@ async fn reflection_lists_the_services_of_its_own_socket() {
         (control_socket(&running), "credbroker.v1.ControlBroker"),
     ];
     for (socket, service) in table {
-        let want = strings(&[service, "grpc.health.v1.Health"]);
+        let want = strings(&[
+            service,
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+        ]);
         assert_eq!(reflected_v1(&socket).await, want);
         assert_eq!(reflected_v1alpha(&socket).await, want);
     }

@@ -83,17 +83,16 @@ fn presented(headers: &HeaderMap) -> Result<[u8; CAPABILITY_BYTES], Error> {
         .ok()
         .and_then(|text| text.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, hex)| hex.trim());
+        .map(|(_, hex)| hex.trim())
+        .ok_or(Error::Unauthenticated("not sent as `Bearer` and a space before it"))?;
     let mut bytes = [0; CAPABILITY_BYTES];
-    match hex {
-        Some(hex) if hex.len() == 2 * CAPABILITY_BYTES => {
-            data_encoding::HEXLOWER_PERMISSIVE
-                .decode_mut(hex.as_bytes(), &mut bytes)
-                .map_err(|_partial| wrong)?;
-            Ok(bytes)
-        }
-        _ => Err(wrong),
+    if hex.len() != 2 * CAPABILITY_BYTES {
+        return Err(wrong);
     }
+    data_encoding::HEXLOWER_PERMISSIVE
+        .decode_mut(hex.as_bytes(), &mut bytes)
+        .map_err(|_partial| wrong)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -136,13 +135,16 @@ mod tests {
         let good = format!("Bearer {}", "01".repeat(32));
         let table: [(&[&str], &str); 9] = [
             (&[], "missing"),
-            (&[""], "wrong"),
-            (&["Bearer"], "wrong"),
+            (&[""], "not sent as `Bearer` and a space before it"),
+            (&["Bearer"], "not sent as `Bearer` and a space before it"),
             (&["Bearer "], "wrong"),
             (&["Bearer zz"], "wrong"),
             (&[&format!("Bearer {}", "02".repeat(32))], "wrong"),
             (&[&format!("Bearer {}", "01".repeat(31))], "wrong"),
-            (&[&format!("Basic {}", "01".repeat(32))], "wrong"),
+            (
+                &[&format!("Basic {}", "01".repeat(32))],
+                "not sent as `Bearer` and a space before it",
+            ),
             (&[&good, &good], "wrong"),
         ];
         for (values, want) in table {

@@ -36,6 +36,9 @@ use crate::{
     service::status,
 };
 
+/// What somebody reads who comes with another protocol.
+const NOT_GRPC: &str = "This socket speaks gRPC: POST over HTTP/2 with content-type application/grpc. \
+    Try `grpcurl -plaintext -unix SOCKET list`, or `buf curl --protocol grpc`.\n";
 /// The largest header block of a request: names, values and 32 bytes for each field, as HTTP/2 counts it (RFC 9113
 /// section 6.5.2).
 const MAX_HEADER_BLOCK: usize = 16 * 1024;
@@ -206,14 +209,17 @@ fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
         .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
         // `+proto` and parameters; but `application/grpc-web` is another protocol.
         .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')));
-    let mut response = Response::new(Body::empty());
-    match (request.method() == Method::POST, grpc) {
+    let status = match (request.method() == Method::POST, grpc) {
         (true, true) => return None,
-        (false, _) => {
-            *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-        }
-        (true, false) => *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        (false, _) => StatusCode::METHOD_NOT_ALLOWED,
+        (true, false) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    };
+    let mut response = Response::new(Body::new(NOT_GRPC.to_owned()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        headers.insert(ALLOW, HeaderValue::from_static("POST"));
     }
     Some(response)
 }
