@@ -13,7 +13,7 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, pin::Pin};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use credbroker::{
@@ -207,12 +207,9 @@ fn rows() -> Vec<Row> {
 /// Runs in paused time, so that waits of the broker cost none; a wait for a file or socket still takes what it takes.
 fn paused<T>(future: impl Future<Output = T>) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap()
-        .block_on(future)
+    let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+    // Nothing that the broker waits for takes longer than this.
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(300), future).await.unwrap() })
 }
 
 #[test]
