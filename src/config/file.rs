@@ -172,7 +172,11 @@ impl Source {
 fn unknown_section(place: &Place, name: &str, keys: &[Key]) -> ConfigError {
     let problem = format!("unknown section \"{}\"", escaped(name));
     if let Some(key) = keys.iter().find(|key| key.name == name) {
-        return ConfigError::new(place, problem, format!("\"{name}\" is a key of [{}]", key.section));
+        return ConfigError::new(
+            place,
+            problem,
+            format!("\"{name}\" is a key of [{}]: write it below that", key.section),
+        );
     }
     let mut sections: Vec<&str> = keys
         .iter()

@@ -147,7 +147,7 @@ pub enum StoreError {
         what: String,
     },
     /// The system refused.
-    #[error("cannot {operation} {what}: {cause}; check the permissions, the free space and the file system there")]
+    #[error("cannot {operation} {what}: {cause}; check the disk and the permissions of the store")]
     Unavailable {
         /// What the store was doing.
         operation: Operation,
