@@ -55,7 +55,7 @@ pub enum LogFormat {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve a broker in the foreground until SIGINT or SIGTERM
+    /// Serve a broker in the foreground until SIGINT, SIGTERM or SIGHUP
     Serve(ServeArgs),
     /// Run a command with a broker of its own
     Run(RunArgs),

@@ -1,0 +1,290 @@
+//! Every error says what to do next: what is wrong, a colon or semicolon, and the mend.
+
+#![expect(clippy::unwrap_used, reason = "a failure here is a test's failure")]
+
+use std::{fs, io, path::PathBuf};
+
+use credbroker::{
+    broker::{self, policy::Right},
+    client,
+    config::{Config, Environment, PolicyFile, read_capability_file},
+    credential::{EntryKey, Name},
+    server::socket::{DirRole, Flaw, SocketError},
+    store::{Operation, StoreError},
+};
+
+/// The first words of a mend, as people are told to do something.
+const MENDS: &[&str] = &[
+    "add",
+    "check",
+    "chmod",
+    "chown",
+    "choose",
+    "connect",
+    "correct",
+    "create",
+    "generate",
+    "give",
+    "look",
+    "make",
+    "mend",
+    "move",
+    "name",
+    "pass",
+    "put",
+    "register",
+    "remove",
+    "restart",
+    "restore",
+    "run",
+    "save",
+    "send",
+    "set",
+    "start",
+    "stop",
+    "store",
+    "try",
+    "unset",
+    "upgrade",
+    "use",
+    "write",
+    "did you mean",
+    "the host allows it with",
+    "its log on the host says why",
+    "the broker's log on the host says why",
+    "`credbroker status` on the host says why",
+    "reflection lists",
+];
+
+#[track_caller]
+fn says_what_to_do(error: &dyn std::error::Error) {
+    let text = error.to_string();
+    assert!(!text.contains(char::is_control), "more than one line: {text:?}");
+    let has_mend = text
+        .match_indices([':', ';'])
+        .filter_map(|(at, _)| text.get(at + 1..)?.strip_prefix(' '))
+        .any(|mend| MENDS.iter().any(|word| mend.starts_with(word)));
+    assert!(has_mend, "does not say what to do: {text}");
+}
+
+fn key() -> EntryKey {
+    EntryKey::parse("p", "b").unwrap()
+}
+
+fn name() -> Name {
+    "k".parse().unwrap()
+}
+
+fn store_errors() -> Vec<StoreError> {
+    let what = || "the entry p/b".to_owned();
+    vec![
+        StoreError::Corrupt {
+            what: what(),
+            detail: "its name is another one".into(),
+        },
+        StoreError::NewerFormat {
+            what: what(),
+            format: 9,
+        },
+        StoreError::Busy { what: what() },
+        StoreError::Unavailable {
+            operation: Operation::Read,
+            what: what(),
+            cause: "no space left on device".into(),
+        },
+    ]
+}
+
+#[test]
+fn the_brokers_errors_say_what_to_do() {
+    use broker::Error;
+    let mut errors = vec![
+        Error::NoEntry(key()),
+        Error::NoKey(name()),
+        Error::MessageTooLarge { what: "it", limit: 1 },
+        Error::Unauthenticated("missing"),
+        Error::UnauthorizedKey(name()),
+        Error::PeerNotAllowed { uid: 5 },
+        Error::PeerUnknown,
+        Error::UnknownVersion { ours: 1 },
+        Error::NeedsLogin(key()),
+        Error::ProviderNotFound(key()),
+        Error::ShuttingDown,
+        Error::DeadlineExceeded { seconds: 1.0 },
+        Error::Internal("x".into()),
+        Error::invalid_name("provider", &"a b".parse::<Name>().unwrap_err()),
+    ];
+    errors.extend(store_errors().into_iter().map(Error::Store));
+    errors.push(Error::Store(StoreError::Locked { mend: "x".into() }));
+    for error in &errors {
+        says_what_to_do(error);
+    }
+}
+
+#[test]
+fn a_refusal_names_the_flag_and_the_policys_key_of_the_right_that_is_missing() {
+    for (right, flag, word) in [
+        (Right::Read, "`--allow p/b`", "`allow`"),
+        (Right::Login, "`--allow-login p/b`", "`allow_login`"),
+        (Right::Save, "`--allow-save p/b`", "`allow_save`"),
+        (Right::Remove, "`--allow-remove p/b`", "`allow_remove`"),
+    ] {
+        let error = broker::Error::Unauthorized { right, key: key() };
+        says_what_to_do(&error);
+        let text = error.to_string();
+        assert!(text.contains(flag) && text.contains(word), "{text}");
+        assert_eq!(text.matches("--").count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn the_stores_errors_say_what_to_do() {
+    for error in &store_errors() {
+        says_what_to_do(error);
+    }
+}
+
+#[test]
+fn the_sockets_errors_say_what_to_do() {
+    let path = || PathBuf::from("/run/x");
+    let roles = [
+        DirRole::Temporary,
+        DirRole::RuntimeParent,
+        DirRole::Runtime,
+        DirRole::SocketParent,
+    ];
+    let mut errors = vec![
+        SocketError::NotASocketMode { mode: 0o7777 },
+        SocketError::DaemonRunning {
+            pid: Some(1),
+            socket: path(),
+        },
+        SocketError::InUse {
+            path: path(),
+            pid: None,
+        },
+        SocketError::NotASocket { path: path() },
+        SocketError::Unclear {
+            path: path(),
+            source: io::Error::other("x"),
+        },
+        SocketError::Occupied { path: path() },
+        SocketError::Changed { path: path() },
+        SocketError::Busy {
+            path: path(),
+            seconds: 10,
+        },
+        SocketError::System {
+            action: "bind",
+            path: path(),
+            source: io::Error::other("x"),
+        },
+    ];
+    for role in roles {
+        errors.push(SocketError::Missing { path: path(), role });
+        errors.push(SocketError::PathTooLong {
+            path: path(),
+            length: 120,
+            limit: 107,
+            role,
+        });
+        for flaw in [
+            Flaw::Symlink,
+            Flaw::NotADirectory,
+            Flaw::Owner { found: 1, own: 2 },
+            Flaw::Mode { found: 0o777 },
+        ] {
+            errors.push(SocketError::Unsafe {
+                path: path(),
+                role,
+                flaw,
+            });
+        }
+    }
+    for error in &errors {
+        says_what_to_do(error);
+    }
+    // This one is the rule itself.
+    let error = SocketError::NotASocketPath { path: path() }.to_string();
+    assert!(error.contains(": it must be absolute"), "{error}");
+}
+
+#[test]
+fn the_configurations_errors_say_what_to_do() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let file = directory.path().join("file");
+    let none = Environment::default();
+    for text in [
+        "[stor]",
+        "[store]\nbacken = 1",
+        "[store]\nbackend = 1",
+        "[store]\nbackend = \"fil\"",
+        "[store]\npath = \"~/x\"",
+        "[store]\npath = \"~x/y\"",
+        "[store]\nidentity_file = \"a\"\nidentity_command = \"b\"",
+        "[providers.\"a b\"]",
+        "[providers.p]",
+        "[providers.p]\nclient_id = \"c\"",
+        "[providers.p]\nclient_secret = \"c\"",
+        "store = 1",
+        "backend = 1",
+        "not toml",
+    ] {
+        fs::write(&file, text).unwrap();
+        says_what_to_do(&Config::load(Some(&file), &none).unwrap_err());
+    }
+    for text in [
+        "",
+        "[sandboxes.a]",
+        "[sandbox.a]",
+        "[sandboxes.a]\ncapability_sha256 = \"x\"",
+    ] {
+        fs::write(&file, text).unwrap();
+        says_what_to_do(&PolicyFile::load(&file).unwrap_err());
+    }
+    fs::write(&file, "x").unwrap();
+    says_what_to_do(&read_capability_file(&file).unwrap_err());
+    says_what_to_do(&read_capability_file(directory.path()).unwrap_err());
+    says_what_to_do(&read_capability_file(&directory.path().join("absent")).unwrap_err());
+    says_what_to_do(&Config::load(Some(directory.path()), &none).unwrap_err());
+    for variable in [
+        "CREDBROKER_STORE_BACKEN",
+        "CREDBROKER_PROVIDERS_P_ISSUER",
+        "CREDBROKER_STORE_BACKEND",
+    ] {
+        let environment = Environment::from_iter([(variable, "x")]);
+        says_what_to_do(&Config::load(None, &environment).unwrap_err());
+    }
+    let config = Config::load(None, &none).unwrap();
+    says_what_to_do(&config.store.directory().unwrap_err());
+    says_what_to_do(&config.audit.directory().unwrap_err());
+}
+
+#[tokio::test]
+async fn the_clients_errors_say_what_to_do() {
+    let absent = client::Client::connect("/nonexistent/sock".into(), None)
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(
+        absent.to_string(),
+        "Cannot connect to the credential broker. Ensure the sandbox was started correctly."
+    );
+    assert_eq!(
+        client::Error::ConnectionLost.to_string(),
+        "Credential broker connection lost. Restart the session."
+    );
+    assert_eq!(
+        client::Error::VersionMismatch.to_string(),
+        "Credential broker version mismatch. Restart the session."
+    );
+    says_what_to_do(&client::Error::InvalidCapability);
+    let other = |reason: &str| client::Error::Other {
+        code: tonic::Code::Internal,
+        reason: reason.into(),
+        message: "something else".into(),
+    };
+    says_what_to_do(&other(""));
+    // What a newer broker says is its own sentence; the name of its reason helps to look it up.
+    assert_eq!(other("NEW_REASON").to_string(), "something else (NEW_REASON)");
+}
