@@ -150,6 +150,11 @@ fn the_commands_umask_is_the_users_and_the_brokers_files_are_private_under_any()
         let running = Running::start(command);
         assert_eq!(running.line().trim_start_matches('0'), umask.trim_start_matches('0'));
         assert_eq!(running.line(), "access-1");
+        if cfg!(target_os = "linux") {
+            // Files that nobody gave a mode to are private as well.
+            let status = fs::read_to_string(format!("/proc/{}/status", running.pid())).unwrap();
+            assert!(status.contains("\nUmask:\t0077\n"), "{status}");
+        }
         // The record of the call is written soon, by a task of its own.
         let audit = host.path("state/credbroker/audit");
         wait_until("there is an audit file", || {
@@ -289,11 +294,13 @@ fn nohup_holds_for_the_command_and_for_serve() {
     assert_eq!(serve.end_by(Signal::TERM), 0);
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn ctrl_c_at_a_terminal_reaches_the_command_once() {
-    // The shell takes the signal at once because it only waits; its child in the background is not meant by it.
-    let script = "sleep 600 <&- >&- 2>&- & trap 'echo int' INT; trap 'kill $!; echo end; exit 5' USR1; \
+    // The shell only waits, so it takes each signal at once; what it started in the background is not meant.
+    let script = "sleep 600 <&- >&- 2>&- & trap 'echo int' INT; trap 'echo two' USR2; trap 'kill $!; echo end; exit 5' USR1; \
                   echo ready; while :; do wait $!; done";
+    // Standard input may be another file than the terminal.
     for input in ["", "</dev/null"] {
         let host = Host::new();
         let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
@@ -319,12 +326,19 @@ fn ctrl_c_at_a_terminal_reaches_the_command_once() {
             .stderr(Stdio::null());
         let running = Running::start_on(command);
         assert_eq!(running.line(), "ready");
-        let mut keyboard = File::from(terminal);
-        keyboard.write_all(b"\x03").unwrap();
+
+        // `run` sleeps while the command takes the terminal's signal: two at once would look like one.
+        running.signal(Signal::STOP);
+        let stat = format!("/proc/{}/stat", running.pid());
+        wait_until("run is stopped", || fs::read_to_string(&stat).unwrap().contains(") T "));
+        File::from(terminal.try_clone().unwrap()).write_all(b"\x03").unwrap();
         assert_eq!(running.line(), "int");
-        // Whatever `run` passed on before this, it has passed on by now.
-        running.signal(Signal::USR1);
-        assert_eq!(running.line(), "end", "with input {input:?}");
+        running.signal(Signal::CONT);
+        // What comes later is passed on after what came before.
+        for (signal, reaction) in [(Signal::USR2, "two"), (Signal::USR2, "two"), (Signal::USR1, "end")] {
+            running.signal(signal);
+            assert_eq!(running.line(), reaction, "with input {input:?}");
+        }
         assert_eq!(running.end(), 5);
     }
 }

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -272,9 +272,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended, and that is all that is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // Only what was not waited for; with it goes what it started.
+        if let Ok(None) = self.child.try_wait() {
+            let group = Pid::from_child(&self.child);
+            // It may end at this moment, and that is all that is wanted.
+            let _ = kill_process_group(group, Signal::KILL);
+            let _ = self.child.wait();
+        }
     }
 }
 
