@@ -25,9 +25,10 @@ macro_rules! recording {
     };
 }
 
-const RECORDINGS: [Recording; 11] = [
+const RECORDINGS: [Recording; 12] = [
     recording!("python-1.85", "tmp%2Fdir%2Fsock" => "tmp-2Fdir-2Fsock", 2),
     recording!("python-1.57", "tmp%2Fdir%2Fsock" => "tmp-2Fdir-2Fsock", 2),
+    recording!("php-constructed", "tmp%2Fdir%2Fsock" => "tmp-2Fdir-2Fsock", 2),
     recording!("swift-constructed", "%2Ftmp%2Fdir%2Fsock" => "-2Ftmp-2Fdir-2Fsock", 2),
     recording!("java", "/tmp/dir/sock" => "-tmp-dir-sock", 2),
     recording!("python-1.56", "localhost" => "localhost", 2),
