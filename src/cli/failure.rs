@@ -115,7 +115,7 @@ impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
         let code = match &error {
             client::Error::CannotConnect(_) | client::Error::ConnectionLost => UNAVAILABLE,
-            client::Error::InvalidCapability => NOT_PERMITTED,
+            client::Error::InvalidCapability | client::Error::ApiKeyManagement => NOT_PERMITTED,
             _ => error.reason().map_or(INTERNAL, exit_code),
         };
         Self::new(code, error.to_string())

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use crate::{
     broker::{Broker, Caller, Error, page::PageRequest},
     cli::failure::Failure,
-    client::Client,
+    client::{ApiKeyStore as _, CredentialStore as _, ProxyTokenStore},
     config::{Config, Environment},
     credential::{AccessToken, EntryKey, Name},
     daemon,
@@ -22,7 +22,7 @@ pub(super) enum Session {
         config: Box<Config>,
     },
     /// In a sandbox.
-    Sandbox(Box<Client>),
+    Sandbox(ProxyTokenStore),
 }
 
 impl Session {
@@ -32,8 +32,10 @@ impl Session {
         environment: &Environment,
     ) -> Result<Self, Failure> {
         if let Some(socket) = environment.socket() {
-            let client = Client::connect(socket.to_path_buf(), environment.capability().as_ref()).await?;
-            return Ok(Self::Sandbox(Box::new(client)));
+            let store = ProxyTokenStore::new(socket, environment.capability())?;
+            // Before the command does anything else: without its broker there is nothing for it to do.
+            store.server_info().await?;
+            return Ok(Self::Sandbox(store));
         }
         let config = config()?;
         Ok(Self::Host {

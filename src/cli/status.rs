@@ -12,7 +12,7 @@ use crate::{
         status::{EntryState, EntryStatus},
     },
     cli::{args::StatusArgs, failure::Failure, output, session::Session},
-    client::{self, Client, timestamp},
+    client::{self, CredentialStore as _, ProxyTokenStore, timestamp},
     clock::{Clock as _, SystemClock},
     config::Environment,
     credential::EntryKey,
@@ -152,7 +152,11 @@ fn state(state: proto::EntryState) -> Option<&'static str> {
 }
 
 /// What the sandbox may know: the broker behind its socket and the entries it may read.
-async fn in_a_sandbox(session: &Session, client: &Client, environment: &Environment) -> Result<Status, Failure> {
+async fn in_a_sandbox(
+    session: &Session,
+    client: &ProxyTokenStore,
+    environment: &Environment,
+) -> Result<Status, Failure> {
     let mut entries = Vec::new();
     for key in session.entries().await? {
         let stats = client.get_bucket_stats(&key).await?;
@@ -172,7 +176,7 @@ async fn in_a_sandbox(session: &Session, client: &Client, environment: &Environm
         brokers: vec![RunningBroker {
             pid: None,
             socket: environment.socket().map(|path| path.display().to_string()),
-            version: Some(client.server().version.clone()),
+            version: Some(client.server_info().await?.version),
         }],
         entries,
     })

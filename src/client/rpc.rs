@@ -1,0 +1,299 @@
+//! The calls themselves: what each operation sends, and what its answer means. The same for a broker behind a socket and
+//! for one in this process.
+
+use std::{sync::Arc, time::Duration};
+
+use secrecy::SecretString;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Request, Response, Status};
+
+use super::{
+    BucketStats, Error, Revocation, ServerInfo,
+    in_process::InProcess,
+    link::{Lease, Link},
+    transport::Stub,
+    wire,
+};
+use crate::{
+    credential::{AccessToken, EntryKey, Name, SavedToken},
+    proto,
+};
+
+/// The protocol version this client speaks.
+const PROTOCOL_VERSION: u32 = 1;
+
+/// The way to a broker, with a limit to every request.
+#[derive(Clone)]
+pub(super) struct Rpc {
+    pub(super) way: Way,
+    pub(super) timeout: Duration,
+}
+
+/// Where the broker is.
+#[derive(Clone)]
+pub(super) enum Way {
+    /// Behind a socket.
+    Socket(Arc<Link>),
+    /// In this process.
+    InProcess(InProcess),
+}
+
+impl Rpc {
+    pub(super) async fn server_info(&self) -> Result<ServerInfo, Error> {
+        match &self.way {
+            Way::Socket(link) => {
+                let deadline = self.deadline();
+                let agreed = async { agreed(&link.lease().await?, deadline).await.cloned() };
+                self.until(deadline, agreed).await
+            }
+            Way::InProcess(_) => {
+                let send = |mut stub: Stub, request| async move { stub.get_server_info(request).await };
+                self.call(our_version(), send).await.map(server_info)
+            }
+        }
+    }
+
+    pub(super) async fn get_token(&self, key: &EntryKey, min_validity: Duration) -> Result<Option<AccessToken>, Error> {
+        let message = proto::GetTokenRequest {
+            provider: key.provider.to_string(),
+            bucket: key.bucket.to_string(),
+            min_validity: Some(wire::duration(min_validity)),
+        };
+        let send = |mut stub: Stub, request| async move { stub.get_token(request).await };
+        let answer = present(self.call(message, send).await)?;
+        answer.map(|answer| wire::access_token(answer.token)).transpose()
+    }
+
+    pub(super) async fn save_token(&self, key: &EntryKey, token: SavedToken) -> Result<(), Error> {
+        let message = proto::SaveTokenRequest {
+            provider: key.provider.to_string(),
+            bucket: key.bucket.to_string(),
+            token: Some(wire::saved_token(token)),
+        };
+        let send = |mut stub: Stub, request| async move { stub.save_token(request).await };
+        self.call(message, send).await.map(drop)
+    }
+
+    pub(super) async fn remove_token(&self, key: &EntryKey) -> Result<Revocation, Error> {
+        let message = proto::RemoveTokenRequest {
+            provider: key.provider.to_string(),
+            bucket: key.bucket.to_string(),
+        };
+        let send = |mut stub: Stub, request| async move { stub.remove_token(request).await };
+        let answer = present(self.call(message, send).await)?;
+        Ok(answer.map_or(Revocation::NothingStored, |answer| {
+            wire::revocation(answer.revocation())
+        }))
+    }
+
+    pub(super) async fn list_providers(&self) -> Result<Vec<Name>, Error> {
+        let mut pages = Pages::default();
+        while let Some(page_token) = pages.next() {
+            let message = proto::ListProvidersRequest {
+                page_size: 0,
+                page_token,
+            };
+            let send = |mut stub: Stub, request| async move { stub.list_providers(request).await };
+            let page = self.call(message, send).await?;
+            pages.add(&page.providers, page.next_page_token)?;
+        }
+        Ok(pages.names)
+    }
+
+    pub(super) async fn list_buckets(&self, provider: &Name) -> Result<Vec<Name>, Error> {
+        let mut pages = Pages::default();
+        while let Some(page_token) = pages.next() {
+            let message = proto::ListBucketsRequest {
+                provider: provider.to_string(),
+                page_size: 0,
+                page_token,
+            };
+            let send = |mut stub: Stub, request| async move { stub.list_buckets(request).await };
+            let page = self.call(message, send).await?;
+            pages.add(&page.buckets, page.next_page_token)?;
+        }
+        Ok(pages.names)
+    }
+
+    pub(super) async fn get_bucket_stats(&self, key: &EntryKey) -> Result<Option<BucketStats>, Error> {
+        let message = proto::GetBucketStatsRequest {
+            provider: key.provider.to_string(),
+            bucket: key.bucket.to_string(),
+        };
+        let send = |mut stub: Stub, request| async move { stub.get_bucket_stats(request).await };
+        let answer = present(self.call(message, send).await)?;
+        answer.map(|answer| wire::bucket_stats(answer.stats)).transpose()
+    }
+
+    pub(super) async fn get_api_key(&self, name: &Name) -> Result<Option<SecretString>, Error> {
+        let message = proto::GetApiKeyRequest { name: name.to_string() };
+        let send = |mut stub: Stub, request| async move { stub.get_api_key(request).await };
+        let answer = present(self.call(message, send).await)?;
+        Ok(answer.map(|answer| SecretString::from(answer.api_key)))
+    }
+
+    pub(super) async fn list_api_keys(&self) -> Result<Vec<Name>, Error> {
+        let mut pages = Pages::default();
+        while let Some(page_token) = pages.next() {
+            let message = proto::ListApiKeysRequest {
+                page_size: 0,
+                page_token,
+            };
+            let send = |mut stub: Stub, request| async move { stub.list_api_keys(request).await };
+            let page = self.call(message, send).await?;
+            pages.add(&page.names, page.next_page_token)?;
+        }
+        Ok(pages.names)
+    }
+
+    pub(super) async fn save_api_key(&self, name: &Name, key: SecretString) -> Result<(), Error> {
+        match &self.way {
+            Way::Socket(_) => Err(Error::ApiKeyManagement),
+            Way::InProcess(broker) => self.until(self.deadline(), broker.save_api_key(name, key)).await,
+        }
+    }
+
+    pub(super) async fn delete_api_key(&self, name: &Name) -> Result<(), Error> {
+        match &self.way {
+            Way::Socket(_) => Err(Error::ApiKeyManagement),
+            Way::InProcess(broker) => self.until(self.deadline(), broker.delete_api_key(name)).await,
+        }
+    }
+
+    /// One request and its answer. Connecting and agreeing on a version count as part of it.
+    async fn call<Q, A, F>(&self, message: Q, send: impl FnOnce(Stub, Request<Q>) -> F) -> Result<A, Error>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let deadline = self.deadline();
+        let call = async {
+            match &self.way {
+                Way::Socket(link) => {
+                    let lease = link.lease().await?;
+                    agreed(&lease, deadline).await?;
+                    let answer = send(lease.transport().stub(), by(deadline, message)).await;
+                    answer.map_err(|status| lease.failed(status))
+                }
+                Way::InProcess(broker) => {
+                    let answer = send(broker.transport().stub(), by(deadline, message)).await;
+                    answer.map_err(|status| broker.failed(&status))
+                }
+            }
+        };
+        self.until(deadline, call).await.map(Response::into_inner)
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    async fn until<T>(&self, deadline: Instant, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        timeout_at(deadline, call)
+            .await
+            .unwrap_or_else(|_elapsed| Err(Error::not_answered_within(self.timeout)))
+    }
+}
+
+/// The request with what is left until the deadline, so that the broker does not work on for nobody.
+fn by<Q>(deadline: Instant, message: Q) -> Request<Q> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    request
+}
+
+/// Agrees on the protocol version, once for each connection: whoever comes first asks, the others wait for the answer.
+async fn agreed(lease: &Lease, deadline: Instant) -> Result<&ServerInfo, Error> {
+    let ask = || async {
+        let mut stub = lease.transport().stub();
+        let answer = stub.get_server_info(by(deadline, our_version())).await;
+        let answer = answer.map_err(|status| lease.failed(status))?.into_inner();
+        if answer.version == PROTOCOL_VERSION {
+            Ok(server_info(answer))
+        } else {
+            Err(lease.mismatched())
+        }
+    };
+    lease.server().get_or_try_init(ask).await
+}
+
+fn our_version() -> proto::GetServerInfoRequest {
+    proto::GetServerInfoRequest {
+        min_version: PROTOCOL_VERSION,
+        max_version: PROTOCOL_VERSION,
+    }
+}
+
+fn server_info(answer: proto::GetServerInfoResponse) -> ServerInfo {
+    ServerInfo::new(answer.server_version, answer.features)
+}
+
+/// `NOT_FOUND` is an answer, not a failure: there is nothing of that name.
+fn present<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Error::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The pages of a list, one after the other.
+#[derive(Default)]
+struct Pages {
+    names: Vec<Name>,
+    asked: Asked,
+}
+
+#[derive(Default)]
+enum Asked {
+    #[default]
+    Nothing,
+    For(String),
+    Everything,
+}
+
+impl Pages {
+    /// The token of the next page; `None`: there is none.
+    fn next(&self) -> Option<String> {
+        match &self.asked {
+            Asked::Nothing => Some(String::new()),
+            Asked::For(token) => Some(token.clone()),
+            Asked::Everything => None,
+        }
+    }
+
+    /// A page without a new name, or out of order, is refused: such a list need not end.
+    fn add(&mut self, page: &[String], next_token: String) -> Result<(), Error> {
+        let page = wire::names(page)?;
+        let last = self.names.last();
+        let ascending = page.first().is_none_or(|first| last.is_none_or(|last| last < first));
+        if !ascending || (page.is_empty() && !next_token.is_empty()) {
+            return Err(Error::malformed());
+        }
+        self.names.extend(page);
+        self.asked = if next_token.is_empty() {
+            Asked::Everything
+        } else {
+            Asked::For(next_token)
+        };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_could_go_on_for_ever_are_refused() {
+        let page = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let mut pages = Pages::default();
+        assert_eq!(pages.next().as_deref(), Some(""));
+        pages.add(&page(&["a", "b"]), "1".to_owned()).unwrap();
+        assert_eq!(pages.next().as_deref(), Some("1"));
+        assert!(pages.add(&page(&["b"]), "1".to_owned()).is_err());
+        assert!(pages.add(&page(&[]), "2".to_owned()).is_err());
+        pages.add(&page(&["c"]), String::new()).unwrap();
+        assert_eq!(pages.next(), None);
+        assert_eq!(pages.names.len(), 3);
+    }
+}

@@ -1,0 +1,112 @@
+//! Between protobuf and what a program sees.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::{BucketStats, Error, Revocation};
+use crate::{
+    credential::{AccessToken, MAX_LIFETIME, Name, SavedToken},
+    proto,
+};
+
+pub(super) fn names(wire: &[String]) -> Result<Vec<Name>, Error> {
+    wire.iter()
+        .map(|name| name.parse().map_err(|_invalid| Error::malformed()))
+        .collect()
+}
+
+pub(super) fn access_token(wire: Option<proto::AccessToken>) -> Result<AccessToken, Error> {
+    let wire = wire.ok_or_else(Error::malformed)?;
+    Ok(AccessToken {
+        access_token: SecretString::from(wire.access_token),
+        expire_time: wire.expire_time.as_ref().and_then(timestamp),
+        expires_in: wire.expires_in.and_then(|left| Duration::try_from(left).ok()),
+        token_type: wire.token_type,
+        scope: wire.scope,
+        extra: wire.extra.into_iter().collect(),
+        revision: wire.revision,
+    })
+}
+
+pub(super) fn saved_token(token: SavedToken) -> proto::AccessToken {
+    proto::AccessToken {
+        access_token: token.access_token.expose_secret().to_owned(),
+        expire_time: token.expire_time.map(wire_timestamp),
+        expires_in: token.expires_in.map(duration),
+        token_type: token.token_type,
+        scope: token.scope,
+        ..proto::AccessToken::default()
+    }
+}
+
+/// Longer than any token lives is cut to that, so that every length has a wire form.
+pub(super) fn duration(length: Duration) -> prost_types::Duration {
+    let length = length.min(MAX_LIFETIME);
+    prost_types::Duration {
+        seconds: length.as_secs().try_into().unwrap_or(i64::MAX),
+        nanos: length.subsec_nanos().try_into().unwrap_or_default(),
+    }
+}
+
+pub(super) fn bucket_stats(wire: Option<proto::BucketStats>) -> Result<BucketStats, Error> {
+    let wire = wire.ok_or_else(Error::malformed)?;
+    Ok(BucketStats {
+        request_count: wire.request_count,
+        percentage: wire.percentage,
+        last_used: wire.last_used_time.as_ref().and_then(timestamp),
+    })
+}
+
+pub(super) fn revocation(wire: proto::Revocation) -> Revocation {
+    match wire {
+        proto::Revocation::Unspecified => Revocation::Unknown,
+        proto::Revocation::NotSupported => Revocation::NotSupported,
+        proto::Revocation::Done => Revocation::Done,
+        proto::Revocation::Failed => Revocation::Failed,
+        proto::Revocation::Pending => Revocation::Pending,
+    }
+}
+
+/// Protobuf wants the nanoseconds to count forward from the second, also before 1970.
+fn wire_timestamp(at: Timestamp) -> prost_types::Timestamp {
+    let at = prost_types::Timestamp {
+        seconds: at.as_second(),
+        nanos: at.subsec_nanosecond(),
+    };
+    at.normalized()
+}
+
+/// A wire timestamp; `None` if it lies outside the years that can be told.
+#[must_use]
+pub fn timestamp(at: &prost_types::Timestamp) -> Option<Timestamp> {
+    Timestamp::new(at.seconds, at.nanos).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_and_lengths_have_a_wire_form() {
+        for (text, seconds, nanos) in [
+            ("1969-12-31T23:59:59.5Z", -1, 500_000_000),
+            ("1970-01-01T00:00:01.25Z", 1, 250_000_000),
+        ] {
+            let at: Timestamp = text.parse().unwrap();
+            let wire = wire_timestamp(at);
+            assert_eq!((wire.seconds, wire.nanos), (seconds, nanos));
+            assert_eq!(timestamp(&wire), Some(at));
+        }
+        assert_eq!(duration(Duration::from_millis(1500)).nanos, 500_000_000);
+        assert_eq!(duration(Duration::MAX), duration(MAX_LIFETIME));
+    }
+
+    #[test]
+    fn an_answer_without_its_content_breaks_the_protocol() {
+        assert!(matches!(access_token(None), Err(Error::Other { .. })));
+        assert!(matches!(bucket_stats(None), Err(Error::Other { .. })));
+        assert!(matches!(names(&["../x".to_owned()]), Err(Error::Other { .. })));
+    }
+}
