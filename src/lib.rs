@@ -1,6 +1,9 @@
 //! credbroker hands short-lived credentials to sandboxed processes over gRPC on a Unix domain socket. Refresh tokens
 //! and every other long-lived secret stay on the host.
 //!
+//! A program that needs credentials wants [`client`], which begins with an example; so does `examples/client.rs`. The rest
+//! is the broker itself.
+//!
 //! The modules, from the outside in; arrows go downwards only (`tests/architecture.rs` holds the table):
 //!
 //! | module | job |
@@ -11,7 +14,7 @@
 //! | [`service`] | one file per family of calls: decode, ask the broker, encode |
 //! | [`broker`] | the core: what a caller may have, and how it comes about |
 //! | [`store`] | where token sets and API keys are kept |
-//! | [`client`] | what a program in a sandbox imports |
+//! | [`client`] | what a program imports to get credentials, in a sandbox or on the host |
 //! | [`config`] | file, environment and flags become one valid configuration |
 //! | [`credential`], [`clock`], [`reason`], [`proto`] | the leaves: values, time, names of failures, generated code |
 

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A broker that comes later at the same path may be anybody's; only the one who started the session can tell. So a
-//! connection that broke stays broken, however it came about. Closing one that is idle is this side's own doing, at a
+//! connection that broke stays broken, however it came about: a call that ended without any answer counts, too, because a
+//! broker answers every call. Closing one that is idle is this side's own doing, at a
 //! moment when the broker was there, and is the only way to a second connection.
 
 use std::{
@@ -290,6 +291,8 @@ impl Driver {
                 }
             };
             tokio::select! {
+                // A connection that broke while this process slept is lost, also if it would have been idle by now.
+                biased;
                 ended = &mut connection => {
                     if let Err(error) = ended {
                         tracing::debug!(%error, "the connection to the broker broke");

@@ -39,8 +39,11 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 static INSTANCE: Mutex<Instance> = Mutex::new(Instance::None);
 
 enum Instance {
+    /// Nobody has asked yet.
     None,
+    /// Somebody has. It may have been shut down since.
     Running(ProcessStore),
+    /// It was shut down before anybody asked.
     ShutDown,
 }
 
@@ -56,8 +59,8 @@ enum Instance {
 pub fn token_store_from_env() -> Result<ProcessStore, Error> {
     let mut instance = INSTANCE.lock().unwrap_or_else(PoisonError::into_inner);
     match &*instance {
-        Instance::Running(store) => Ok(store.clone()),
-        Instance::ShutDown => Err(too_late()),
+        Instance::Running(store) if !*store.stop.borrow() => Ok(store.clone()),
+        Instance::Running(_) | Instance::ShutDown => Err(too_late()),
         Instance::None => {
             let store = start(Environment::from_process())?;
             *instance = Instance::Running(store.clone());
@@ -77,7 +80,7 @@ pub async fn shutdown() {
         match &*instance {
             Instance::Running(store) => {
                 store.stop.send_replace(true);
-                // Kept, so that a second call waits as well.
+                // The store stays where it is, so that a second call waits as well.
                 Some(store.ended.clone())
             }
             Instance::None => {

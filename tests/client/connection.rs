@@ -1,0 +1,150 @@
+//! When a connection is made, agreed on, closed and made again.
+
+use std::{os::unix::net::UnixListener, time::Duration};
+
+use credbroker::client::{ConnectError, CredentialStore as _, Error, ProxyTokenStore};
+use tempfile::TempDir;
+
+use crate::{
+    broker::github,
+    scripted::{Script, Scripted},
+};
+
+const CANNOT_CONNECT: &str = "Cannot connect to the credential broker. Ensure the sandbox was started correctly.";
+const MISMATCH: &str = "Credential broker version mismatch. Restart the session.";
+
+#[tokio::test]
+async fn nothing_is_connected_before_the_first_call_and_then_once() {
+    let mut broker = Scripted::start(Script {
+        slow_handshake: Duration::from_millis(50),
+        ..Script::default()
+    });
+    let store = ProxyTokenStore::new(broker.socket(), None).unwrap();
+    assert!(store.acquire_refresh_lock(&github()).await.unwrap());
+    assert_eq!(broker.seen.accepted(), 0);
+    let calls = (0..8).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.get_token(&github(), Duration::ZERO).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        assert!(call.await.unwrap().unwrap().is_some());
+    }
+    assert_eq!((broker.seen.accepted(), broker.seen.handshakes()), (1, 1));
+    let info = store.server_info().await.unwrap();
+    assert_eq!(
+        (info.version.as_str(), info.features.as_slice()),
+        ("scripted", &["one".to_owned()][..])
+    );
+    assert_eq!(broker.seen.handshakes(), 1);
+    // The connection goes with the last handle.
+    drop(store);
+    broker.open(0).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_in_the_handshake_leaves_it_to_the_next() {
+    let broker = Scripted::start(Script {
+        slow_handshake: Duration::from_millis(400),
+        ..Script::default()
+    });
+    let store = ProxyTokenStore::new(broker.socket(), None).unwrap();
+    let asking = store.server_info();
+    assert!(tokio::time::timeout(Duration::from_millis(100), asking).await.is_err());
+    assert!(store.get_token(&github(), Duration::ZERO).await.unwrap().is_some());
+    assert_eq!((broker.seen.accepted(), broker.seen.handshakes()), (1, 2));
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_the_next_call_makes_a_new_one() {
+    let mut broker = Scripted::start(Script::default());
+    let store = ProxyTokenStore::builder(broker.socket())
+        .idle_timeout(Duration::from_millis(100))
+        .build()
+        .unwrap();
+    for round in 1..=3 {
+        assert!(store.get_token(&github(), Duration::ZERO).await.unwrap().is_some());
+        assert_eq!((broker.seen.accepted(), broker.seen.handshakes()), (round, round));
+        broker.open(0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_with_a_call_under_way_is_not_idle() {
+    let mut broker = Scripted::start(Script {
+        slow: Duration::from_millis(500),
+        ..Script::default()
+    });
+    let store = ProxyTokenStore::builder(broker.socket())
+        .idle_timeout(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    assert!(store.get_token(&github(), Duration::ZERO).await.unwrap().is_some());
+    assert_eq!(broker.seen.accepted(), 1);
+    broker.open(0).await;
+}
+
+#[tokio::test]
+async fn no_common_version_is_for_good() {
+    for version in [0, 2] {
+        let broker = Scripted::start(Script {
+            version: Some(version),
+            ..Script::default()
+        });
+        let store = ProxyTokenStore::new(broker.socket(), None).unwrap();
+        for _ in 0..2 {
+            let mismatch = store.get_token(&github(), Duration::ZERO).await.unwrap_err();
+            assert!(matches!(mismatch, Error::UnknownVersion(_)), "{mismatch:?}");
+            assert_eq!(mismatch.to_string(), MISMATCH);
+        }
+        // It was asked once, and nothing else.
+        let seen = &broker.seen;
+        assert_eq!((seen.accepted(), seen.handshakes(), seen.calls()), (1, 1, 0));
+    }
+}
+
+#[tokio::test]
+async fn who_cannot_connect_says_why_and_looks_again_with_the_next_call() {
+    let dir = TempDir::with_prefix("cb").unwrap();
+    let path = dir.path().join("sock");
+    let store = ProxyTokenStore::new(&path, None).unwrap();
+    let why = || async {
+        let error = store.get_token(&github(), Duration::ZERO).await.unwrap_err();
+        assert_eq!(error.to_string(), CANNOT_CONNECT);
+        match error {
+            Error::CannotConnect(cause) => cause,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(matches!(why().await, ConnectError::Unreachable { .. }));
+    std::fs::write(&path, "").unwrap();
+    assert!(matches!(why().await, ConnectError::NotASocket { .. }));
+    std::fs::remove_file(&path).unwrap();
+    // A socket's file that nobody listens on.
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(matches!(why().await, ConnectError::Unreachable { .. }));
+    std::fs::remove_file(&path).unwrap();
+    // One who listens and hangs up at once: a broker on its way down, or one with too many connections.
+    let listener = UnixListener::bind(&path).unwrap();
+    let hang_up = std::thread::spawn(move || drop(listener.accept()));
+    assert!(matches!(why().await, ConnectError::Refused));
+    hang_up.join().unwrap();
+    std::fs::remove_file(&path).unwrap();
+
+    let broker = Scripted::start(Script::default());
+    std::os::unix::fs::symlink(broker.socket(), &path).unwrap();
+    assert!(store.get_token(&github(), Duration::ZERO).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn one_who_accepts_and_says_nothing_costs_a_request_its_time_and_no_more() {
+    let dir = TempDir::with_prefix("cb").unwrap();
+    let path = dir.path().join("sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let store = ProxyTokenStore::builder(&path)
+        .request_timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let late = store.get_token(&github(), Duration::ZERO).await.unwrap_err();
+    assert!(matches!(late, Error::DeadlineExceeded(_)), "{late:?}");
+    assert!(late.to_string().contains("0.2 s"), "{late}");
+}

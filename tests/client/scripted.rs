@@ -1,0 +1,222 @@
+//! A broker that does what it is told, and counts its connections.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use credbroker::proto::{
+    self,
+    credential_broker_server::{CredentialBroker, CredentialBrokerServer},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    service::TowerToHyperService,
+};
+use tempfile::TempDir;
+use tokio::{net::UnixListener, sync::watch, task::JoinSet};
+use tonic::{Request, Response, Status};
+
+/// What the broker does. The default is a broker of version 1 that has one token for everybody.
+#[derive(Clone, Default)]
+pub(crate) struct Script {
+    /// The version it says that it speaks; 0: it says that there is none in common.
+    pub(crate) version: Option<u32>,
+    /// How GetToken fails, if it does.
+    pub(crate) refusal: Option<Refuse>,
+    /// How long GetToken takes.
+    pub(crate) slow: Duration,
+    /// How long the handshake takes.
+    pub(crate) slow_handshake: Duration,
+}
+
+pub(crate) type Refuse = fn() -> Status;
+
+/// What it has seen.
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) accepted: AtomicUsize,
+    pub(crate) handshakes: AtomicUsize,
+    pub(crate) calls: AtomicUsize,
+    pub(crate) headers: std::sync::Mutex<tonic::metadata::MetadataMap>,
+}
+
+impl Seen {
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+    pub(crate) fn handshakes(&self) -> usize {
+        self.handshakes.load(Ordering::SeqCst)
+    }
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+pub(crate) struct Scripted {
+    pub(crate) seen: Arc<Seen>,
+    /// How many connections are open now.
+    open: watch::Receiver<usize>,
+    accepting: tokio::task::JoinHandle<()>,
+    dir: TempDir,
+}
+
+impl Scripted {
+    pub(crate) fn start(script: Script) -> Self {
+        let dir = TempDir::with_prefix("cb").unwrap();
+        let listener = UnixListener::bind(dir.path().join("sock")).unwrap();
+        let seen = Arc::new(Seen::default());
+        let (count, open) = watch::channel(0);
+        let fake = Fake {
+            script,
+            seen: Arc::clone(&seen),
+        };
+        let accepting = tokio::spawn(accept(listener, fake, count));
+        Self {
+            seen,
+            open,
+            accepting,
+            dir,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("sock")
+    }
+
+    /// Returns when so many connections are open.
+    pub(crate) async fn open(&mut self, number: usize) {
+        let reached = self.open.wait_for(|open| *open == number);
+        tokio::time::timeout(Duration::from_secs(20), reached)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    /// Cuts every connection and accepts no more, as kill -9 would. The socket's file stays.
+    pub(crate) fn cut(&self) {
+        self.accepting.abort();
+    }
+}
+
+async fn accept(listener: UnixListener, fake: Fake, open: watch::Sender<usize>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        fake.seen.accepted.fetch_add(1, Ordering::SeqCst);
+        let service = TowerToHyperService::new(CredentialBrokerServer::new(fake.clone()));
+        let open = open.clone();
+        connections.spawn(async move {
+            open.send_modify(|open| *open += 1);
+            let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            // How it ends is the client's business.
+            let _ = http2.serve_connection(TokioIo::new(stream), service).await;
+            open.send_modify(|open| *open -= 1);
+        });
+    }
+}
+
+#[derive(Clone)]
+struct Fake {
+    script: Script,
+    seen: Arc<Seen>,
+}
+
+#[tonic::async_trait]
+impl CredentialBroker for Fake {
+    async fn get_server_info(
+        &self,
+        _request: Request<proto::GetServerInfoRequest>,
+    ) -> Result<Response<proto::GetServerInfoResponse>, Status> {
+        self.seen.handshakes.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(self.script.slow_handshake).await;
+        let version = self.script.version.unwrap_or(1);
+        if version == 0 {
+            let error = credbroker::broker::Error::UnknownVersion { ours: 7 };
+            return Err(credbroker::service::status::from_error(&error));
+        }
+        Ok(Response::new(proto::GetServerInfoResponse {
+            version,
+            server_version: "scripted".to_owned(),
+            features: vec!["one".to_owned()],
+        }))
+    }
+
+    async fn get_token(
+        &self,
+        request: Request<proto::GetTokenRequest>,
+    ) -> Result<Response<proto::GetTokenResponse>, Status> {
+        self.seen.calls.fetch_add(1, Ordering::SeqCst);
+        *self.seen.headers.lock().unwrap() = request.metadata().clone();
+        tokio::time::sleep(self.script.slow).await;
+        if let Some(refusal) = self.script.refusal {
+            return Err(refusal());
+        }
+        let token = proto::AccessToken {
+            access_token: "scripted".to_owned(),
+            ..proto::AccessToken::default()
+        };
+        Ok(Response::new(proto::GetTokenResponse { token: Some(token) }))
+    }
+
+    async fn save_token(
+        &self,
+        _request: Request<proto::SaveTokenRequest>,
+    ) -> Result<Response<proto::SaveTokenResponse>, Status> {
+        Ok(Response::new(proto::SaveTokenResponse {}))
+    }
+
+    async fn remove_token(
+        &self,
+        _request: Request<proto::RemoveTokenRequest>,
+    ) -> Result<Response<proto::RemoveTokenResponse>, Status> {
+        let revocation = proto::Revocation::Pending.into();
+        Ok(Response::new(proto::RemoveTokenResponse { revocation }))
+    }
+
+    async fn list_providers(
+        &self,
+        _request: Request<proto::ListProvidersRequest>,
+    ) -> Result<Response<proto::ListProvidersResponse>, Status> {
+        // A list that would never end.
+        Ok(Response::new(proto::ListProvidersResponse {
+            providers: vec!["again".to_owned()],
+            next_page_token: "again".to_owned(),
+        }))
+    }
+
+    async fn list_buckets(
+        &self,
+        _request: Request<proto::ListBucketsRequest>,
+    ) -> Result<Response<proto::ListBucketsResponse>, Status> {
+        Ok(Response::new(proto::ListBucketsResponse {
+            buckets: vec!["../escape".to_owned()],
+            next_page_token: String::new(),
+        }))
+    }
+
+    async fn get_bucket_stats(
+        &self,
+        _request: Request<proto::GetBucketStatsRequest>,
+    ) -> Result<Response<proto::GetBucketStatsResponse>, Status> {
+        Ok(Response::new(proto::GetBucketStatsResponse::default()))
+    }
+
+    async fn get_api_key(
+        &self,
+        _request: Request<proto::GetApiKeyRequest>,
+    ) -> Result<Response<proto::GetApiKeyResponse>, Status> {
+        Err(Status::unavailable("a proxy in between"))
+    }
+
+    async fn list_api_keys(
+        &self,
+        _request: Request<proto::ListApiKeysRequest>,
+    ) -> Result<Response<proto::ListApiKeysResponse>, Status> {
+        Ok(Response::new(proto::ListApiKeysResponse::default()))
+    }
+}
