@@ -8,24 +8,30 @@
 //! Without an argument it lists what it may read; with a provider (and a bucket) it asks for that entry's token. It shows
 //! no token: it says how long it is.
 
-use std::{error::Error, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use credbroker::client::{self, ApiKeyStore as _, CredentialStore as _, ExposeSecret as _};
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let store = client::token_store_from_env()?;
+async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let done = match arguments.next() {
-        Some(provider) => show(&store, &provider, &arguments.next().unwrap_or_default()).await,
-        None => list(&store).await,
+        Some(provider) => show(&provider, &arguments.next().unwrap_or_default()).await,
+        None => list().await,
     };
     // In every case, so that a broker in this process ends in order.
     client::shutdown().await;
-    Ok(done?)
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
-async fn show(store: &client::ProcessStore, provider: &str, bucket: &str) -> Result<(), client::Error> {
+async fn show(provider: &str, bucket: &str) -> Result<(), client::Error> {
+    let store = client::token_store_from_env()?;
     let entry = client::entry(provider, bucket)?;
     match store.get_token(&entry, Duration::from_secs(60)).await {
         Ok(Some(token)) => {
@@ -43,7 +49,8 @@ async fn show(store: &client::ProcessStore, provider: &str, bucket: &str) -> Res
     Ok(())
 }
 
-async fn list(store: &client::ProcessStore) -> Result<(), client::Error> {
+async fn list() -> Result<(), client::Error> {
+    let store = client::token_store_from_env()?;
     println!(
         "{}",
         if store.in_sandbox() {

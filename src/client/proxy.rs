@@ -199,3 +199,23 @@ impl ApiKeyStore for ProxyTokenStore {
         self.rpc.delete_api_key(name).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_has_30_s_and_a_connection_is_idle_after_5_minutes() {
+        let builder = ProxyTokenStore::builder("/sock").capability(SecretString::from("s3cret"));
+        let defaults = r#"ProxyTokenStoreBuilder { socket: "/sock", request_timeout: 30s, idle_timeout: 300s, .. }"#;
+        assert_eq!(format!("{builder:?}"), defaults);
+    }
+
+    #[test]
+    fn no_time_is_too_long() {
+        let longest = ProxyTokenStore::builder("/sock")
+            .request_timeout(Duration::MAX)
+            .idle_timeout(Duration::MAX);
+        assert!(longest.build().is_ok());
+    }
+}

@@ -78,7 +78,16 @@ async fn a_connection_with_a_call_under_way_is_not_idle() {
         .idle_timeout(Duration::from_millis(50))
         .build()
         .unwrap();
-    assert!(store.get_token(&github(), Duration::ZERO).await.unwrap().is_some());
+    let under_way = tokio::spawn({
+        let store = store.clone();
+        async move { store.get_token(&github(), Duration::ZERO).await }
+    });
+    broker.open(1).await;
+    // Long after it would have been closed, another call finds it open.
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    store.remove_token(&github()).await.unwrap();
+    assert_eq!(broker.seen.accepted(), 1);
+    assert!(under_way.await.unwrap().unwrap().is_some());
     assert_eq!(broker.seen.accepted(), 1);
     broker.open(0).await;
 }

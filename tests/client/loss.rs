@@ -126,6 +126,9 @@ fn a_connection_is_lost_with_the_runtime_that_it_was_made_on() {
     let token = first.block_on(store.get_token(&github(), Duration::ZERO));
     assert!(token.unwrap().is_some());
     drop(first);
+    // Also for what needs no answer of the broker any more.
+    let lost = runtime().block_on(store.server_info()).unwrap_err();
+    assert!(matches!(lost, Error::ConnectionLost), "{lost:?}");
     runtime().block_on(assert_lost(&store));
     assert_eq!(broker.seen.accepted(), 1);
 }

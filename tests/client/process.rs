@@ -68,6 +68,7 @@ fn child_in_a_role() {
         "callers" => callers_come_and_go(),
         "rows" => tokio::runtime::Runtime::new().unwrap().block_on(rows_in_process()),
         "drain" => tokio::runtime::Runtime::new().unwrap().block_on(drain()),
+        "drain_socket" => drain_socket(),
         "crash" => crash(),
         "mend" => mend(),
         "unused" => block_on(shut_down_unused()),
@@ -250,6 +251,33 @@ async fn shutdown_waits_for_what_was_begun() {
     let host = Host::new();
     host.import(&github(), HOUR).await;
     assert_succeeds(child(&host, "drain")).await;
+}
+
+fn drain_socket() {
+    let store = client::token_store_from_env().unwrap();
+    block_on(store.server_info()).unwrap();
+    let under_way = thread::spawn({
+        let store = store.clone();
+        move || block_on(token(&store))
+    });
+    thread::sleep(Duration::from_millis(300));
+    let ending = thread::spawn(|| block_on(client::shutdown()));
+    thread::sleep(Duration::from_millis(300));
+    assert_too_late(block_on(store.remove_token(&github())).unwrap_err());
+    assert!(under_way.join().unwrap().is_some());
+    ending.join().unwrap();
+}
+
+#[tokio::test]
+async fn shutdown_lets_calls_under_way_end_and_none_begin() {
+    let host = Host::new();
+    let broker = Scripted::start(Script {
+        slow: Duration::from_secs(2),
+        ..Script::default()
+    });
+    let mut command = child(&host, "drain_socket");
+    command.env("CREDBROKER_SOCKET", broker.socket());
+    assert_succeeds(command).await;
 }
 
 /// Ends the process with the answer, without a word to the store's thread.
