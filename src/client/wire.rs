@@ -22,7 +22,7 @@ pub(super) fn access_token(wire: Option<proto::AccessToken>) -> Result<AccessTok
     Ok(AccessToken {
         access_token: SecretString::from(wire.access_token),
         expire_time: wire.expire_time.as_ref().and_then(timestamp),
-        expires_in: wire.expires_in.and_then(|left| Duration::try_from(left).ok()),
+        expires_in: wire.expires_in.as_ref().and_then(length),
         token_type: wire.token_type,
         scope: wire.scope,
         extra: wire.extra.into_iter().collect(),
@@ -69,6 +69,13 @@ pub(super) fn revocation(wire: proto::Revocation) -> Revocation {
     }
 }
 
+/// A wire duration; `None` if it is negative or malformed. Not prost's own conversion, which overflows at the far end.
+fn length(wire: &prost_types::Duration) -> Option<Duration> {
+    let seconds = wire.seconds.try_into().ok()?;
+    let nanos = wire.nanos.try_into().ok()?;
+    (nanos < 1_000_000_000).then(|| Duration::new(seconds, nanos))
+}
+
 /// Protobuf wants the nanoseconds to count forward from the second, also before 1970.
 fn wire_timestamp(at: Timestamp) -> prost_types::Timestamp {
     let at = prost_types::Timestamp {
@@ -101,6 +108,16 @@ mod tests {
         }
         assert_eq!(duration(Duration::from_millis(1500)).nanos, 500_000_000);
         assert_eq!(duration(Duration::MAX), duration(MAX_LIFETIME));
+        for (seconds, nanos, want) in [
+            (1, 500_000_000, Some(Duration::from_millis(1500))),
+            (i64::MAX, 999_999_999, Some(Duration::new(i64::MAX as u64, 999_999_999))),
+            (i64::MIN, i32::MIN, None),
+            (-1, 0, None),
+            (0, 1_000_000_000, None),
+            (i64::MAX, i32::MAX, None),
+        ] {
+            assert_eq!(length(&prost_types::Duration { seconds, nanos }), want);
+        }
     }
 
     #[test]
