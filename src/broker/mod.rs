@@ -92,7 +92,7 @@ impl Broker {
     /// a token that has not expired is still better than none and is returned.
     ///
     /// # Errors
-    /// [`Error::Unauthorized`] before the store is touched; [`Error::NotFound`]; [`Error::NeedsLogin`] or
+    /// [`Error::Unauthorized`] before the store is touched; [`Error::NoEntry`]; [`Error::NeedsLogin`] or
     /// [`Error::ProviderNotFound`] if the token has expired; a store's failure.
     pub async fn token(&self, caller: &Caller, key: &EntryKey, min_validity: Duration) -> Result<AccessToken, Error> {
         self.begin()?;
@@ -111,7 +111,7 @@ impl Broker {
     /// Replaces the access token of an existing entry by the merge contract; the refresh token is never touched.
     ///
     /// # Errors
-    /// [`Error::Unauthorized`], [`Error::NotFound`], [`Error::Store`]: also if the stored entry is corrupt, which is
+    /// [`Error::Unauthorized`], [`Error::NoEntry`], [`Error::Store`]: also if the stored entry is corrupt, which is
     /// never overwritten this way.
     pub async fn save_token(&self, caller: &Caller, key: &EntryKey, saved: SavedToken) -> Result<(), Error> {
         self.begin()?;
@@ -132,7 +132,7 @@ impl Broker {
     /// Removes the entry. When it returns, the entry is gone durably.
     ///
     /// # Errors
-    /// [`Error::Unauthorized`], [`Error::NotFound`], [`Error::Store`].
+    /// [`Error::Unauthorized`], [`Error::NoEntry`], [`Error::Store`].
     pub async fn remove_token(&self, caller: &Caller, key: &EntryKey) -> Result<Revocation, Error> {
         self.begin()?;
         caller.require(Right::Remove, key)?;
@@ -206,7 +206,7 @@ impl Broker {
     /// How often the entry's token was delivered by this broker. Asking is not a use.
     ///
     /// # Errors
-    /// [`Error::Unauthorized`], [`Error::NotFound`], [`Error::Store`].
+    /// [`Error::Unauthorized`], [`Error::NoEntry`], [`Error::Store`].
     pub async fn bucket_stats(&self, caller: &Caller, key: &EntryKey) -> Result<BucketStats, Error> {
         self.begin()?;
         caller.require(Right::Read, key)?;

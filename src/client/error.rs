@@ -265,7 +265,10 @@ mod tests {
         let key = EntryKey::parse("p", "b").unwrap();
         for error in [
             broker::Error::NoEntry(key.clone()),
-            broker::Error::Unauthorized(key.clone()),
+            broker::Error::Unauthorized {
+                right: broker::policy::Right::Read,
+                key: key.clone(),
+            },
             broker::Error::NeedsLogin(key),
             broker::Error::ShuttingDown,
             broker::Error::Internal("cause".into()),
