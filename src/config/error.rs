@@ -24,12 +24,23 @@ impl ConfigError {
             mend: mend.into(),
         }
     }
+
+    /// Where it is and what is wrong.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        format!("{}: {}", self.place, self.problem)
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn mend(&self) -> &str {
+        &self.mend
+    }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, problem, mend } = self;
-        write!(f, "{place}: {problem}; {mend}")
+        write!(f, "{}; {}", self.problem(), self.mend)
     }
 }
 

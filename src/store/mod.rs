@@ -114,18 +114,17 @@ impl fmt::Display for Operation {
 /// The cause below a [`StoreError`], for the log.
 pub type Cause = Box<dyn StdError + Send + Sync>;
 
-/// Why a store failed. The message is for the host; a sandbox only learns which of these it was.
+/// Why a store failed. The message is for the host; a sandbox only learns which of these it was. It is the problem and,
+/// after it, the mend.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The identity that decrypts the store cannot be had.
-    #[error("the store is locked: {mend}")]
     Locked {
         /// What is wrong and what to do.
         mend: String,
     },
     /// The record is there but cannot be decrypted, or is malformed, or belongs to another name.
-    #[error("{what} is corrupt: {detail}; restore it from a backup, or store it anew")]
     Corrupt {
         /// The record, for people.
         what: String,
@@ -133,7 +132,6 @@ pub enum StoreError {
         detail: String,
     },
     /// The record was written by a newer version; it is neither read nor replaced.
-    #[error("{what} was written by a newer credbroker (format {format}): upgrade credbroker to use it")]
     NewerFormat {
         /// The record, for people.
         what: String,
@@ -141,13 +139,11 @@ pub enum StoreError {
         format: u64,
     },
     /// Another process, or another task of this one, holds the entry's lock.
-    #[error("{what} is busy in another process: try again")]
     Busy {
         /// The record, for people.
         what: String,
     },
     /// The system refused.
-    #[error("cannot {operation} {what}: {cause}; check the disk and the permissions of the store")]
     Unavailable {
         /// What the store was doing.
         operation: Operation,
@@ -157,4 +153,43 @@ pub enum StoreError {
         #[source]
         cause: Cause,
     },
+}
+
+impl StoreError {
+    /// What is wrong.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Locked { .. } => "the store is locked".to_owned(),
+            Self::Corrupt { what, detail } => format!("{what} is corrupt: {detail}"),
+            Self::NewerFormat { what, format } => {
+                format!("{what} was written by a newer credbroker (format {format})")
+            }
+            Self::Busy { what } => format!("{what} is busy in another process"),
+            Self::Unavailable { operation, what, cause } => format!("cannot {operation} {what}: {cause}"),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn mend(&self) -> &str {
+        match self {
+            Self::Locked { mend } => mend,
+            Self::Corrupt { .. } => "restore it from a backup, or store it anew",
+            Self::NewerFormat { .. } => "upgrade credbroker to use it",
+            Self::Busy { .. } => "try again",
+            Self::Unavailable { .. } => "check the permissions, the free space and the file system there",
+        }
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // After a problem that has a colon itself, a second one would read as a list.
+        let join = match self {
+            Self::Corrupt { .. } | Self::Unavailable { .. } => "; ",
+            Self::Locked { .. } | Self::NewerFormat { .. } | Self::Busy { .. } => ": ",
+        };
+        write!(f, "{}{join}{}", self.problem(), self.mend())
+    }
 }

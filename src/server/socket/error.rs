@@ -10,13 +10,11 @@ use std::{
 #[non_exhaustive]
 pub enum SocketError {
     /// The path cannot be that of a socket.
-    #[error("socket path {path}: it must be absolute and end in a file name")]
     NotASocketPath {
         /// As it was given.
         path: PathBuf,
     },
     /// The system has no room for the path in a socket address.
-    #[error("socket path {path} has {length} bytes, more than the {limit} this system allows: {}", role.shorten())]
     PathTooLong {
         /// The whole path.
         path: PathBuf,
@@ -28,13 +26,11 @@ pub enum SocketError {
         role: DirRole,
     },
     /// The mode has bits that a socket cannot have.
-    #[error("socket mode {mode:o}: use three octal digits, for example 600 or 660")]
     NotASocketMode {
         /// As it was given.
         mode: u32,
     },
     /// The directory is not there.
-    #[error("directory {path} does not exist: {}", role.find())]
     Missing {
         /// The directory.
         path: PathBuf,
@@ -42,7 +38,6 @@ pub enum SocketError {
         role: DirRole,
     },
     /// Somebody else could reach or replace what is put into the directory.
-    #[error("directory {path} {flaw}: {}", flaw.mend(*role, path))]
     Unsafe {
         /// The directory.
         path: PathBuf,
@@ -52,7 +47,6 @@ pub enum SocketError {
         flaw: Flaw,
     },
     /// A broker that runs as the daemon is there already.
-    #[error("a broker is already running on {socket}{}: stop it, or start this one with --socket PATH", of_pid(*pid))]
     DaemonRunning {
         /// The other broker's process, if its directory tells.
         pid: Option<u32>,
@@ -60,7 +54,6 @@ pub enum SocketError {
         socket: PathBuf,
     },
     /// Somebody listens on the path.
-    #[error("{path} is already in use by a running broker{}: stop it, or choose another --socket PATH", of_pid(*pid))]
     InUse {
         /// The socket.
         path: PathBuf,
@@ -68,13 +61,11 @@ pub enum SocketError {
         pid: Option<u32>,
     },
     /// The path names something that no broker made; it is never removed.
-    #[error("{path} exists and is not a socket: move it away, or choose another --socket PATH")]
     NotASocket {
         /// What is in the way.
         path: PathBuf,
     },
     /// Whether somebody listens on the path cannot be told, so it is left alone.
-    #[error("cannot tell whether {path} is in use ({source}): remove it if it is not, or choose another --socket PATH")]
     Unclear {
         /// The socket.
         path: PathBuf,
@@ -82,22 +73,16 @@ pub enum SocketError {
         source: io::Error,
     },
     /// Something that no broker put there is where the broker's own files go.
-    #[error("{path} is in the way and not the broker's: move it away and start again")]
     Occupied {
         /// What is in the way.
         path: PathBuf,
     },
     /// The path changed under the broker's hands.
-    #[error("{path} was changed by another process while the broker was binding it: start again")]
     Changed {
         /// The socket.
         path: PathBuf,
     },
     /// Another process has held a lock for longer than starting or stopping takes.
-    #[error(
-        "{path} has been locked by another process for {seconds} s: try again; if that does not help, \
-         `fuser {path}` shows which process to stop"
-    )]
     Busy {
         /// The locked file or directory.
         path: PathBuf,
@@ -105,7 +90,6 @@ pub enum SocketError {
         seconds: u64,
     },
     /// The system refused.
-    #[error("cannot {action} {path}: {source}; check its permissions, the free space and the file system")]
     System {
         /// What was tried.
         action: &'static str,
@@ -165,7 +149,80 @@ pub enum Flaw {
     },
 }
 
+impl fmt::Display for SocketError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // After a cause with a colon of its own, a second one would read as a list.
+        let join = if matches!(self, Self::System { .. }) {
+            "; "
+        } else {
+            ": "
+        };
+        write!(f, "{}{join}{}", self.problem(), self.mend())
+    }
+}
+
 impl SocketError {
+    /// What is wrong.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        match self {
+            Self::NotASocketPath { path } => format!("socket path {}", path.display()),
+            Self::PathTooLong {
+                path, length, limit, ..
+            } => format!(
+                "socket path {} has {length} bytes, more than the {limit} this system allows",
+                path.display()
+            ),
+            Self::NotASocketMode { mode } => format!("socket mode {mode:o}"),
+            Self::Missing { path, .. } => format!("directory {} does not exist", path.display()),
+            Self::Unsafe { path, flaw, .. } => format!("directory {} {flaw}", path.display()),
+            Self::DaemonRunning { pid, socket } => {
+                format!("a broker is already running on {}{}", socket.display(), of_pid(*pid))
+            }
+            Self::InUse { path, pid } => {
+                format!(
+                    "{} is already in use by a running broker{}",
+                    path.display(),
+                    of_pid(*pid)
+                )
+            }
+            Self::NotASocket { path } => format!("{} exists and is not a socket", path.display()),
+            Self::Unclear { path, source } => format!("cannot tell whether {} is in use ({source})", path.display()),
+            Self::Occupied { path } => format!("{} is in the way and not the broker's", path.display()),
+            Self::Changed { path } => format!(
+                "{} was changed by another process while the broker was binding it",
+                path.display()
+            ),
+            Self::Busy { path, seconds } => {
+                format!("{} has been locked by another process for {seconds} s", path.display())
+            }
+            Self::System { action, path, source } => format!("cannot {action} {}: {source}", path.display()),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn mend(&self) -> String {
+        match self {
+            Self::NotASocketPath { .. } => "it must be absolute and end in a file name".to_owned(),
+            Self::PathTooLong { role, .. } => role.shorten().to_owned(),
+            Self::NotASocketMode { .. } => "use three octal digits, for example 600 or 660".to_owned(),
+            Self::Missing { role, .. } => role.find().to_owned(),
+            Self::Unsafe { path, role, flaw } => flaw.mend(*role, path),
+            Self::DaemonRunning { .. } => "stop it, or start this one with --socket PATH".to_owned(),
+            Self::InUse { .. } => "stop it, or choose another --socket PATH".to_owned(),
+            Self::NotASocket { .. } => "move it away, or choose another --socket PATH".to_owned(),
+            Self::Unclear { .. } => "remove it if it is not, or choose another --socket PATH".to_owned(),
+            Self::Occupied { .. } => "move it away and start again".to_owned(),
+            Self::Changed { .. } => "start again".to_owned(),
+            Self::Busy { path, .. } => format!(
+                "try again; if that does not help, `fuser {}` shows which process to stop",
+                path.display()
+            ),
+            Self::System { .. } => "check its permissions, the free space and the file system".to_owned(),
+        }
+    }
+
     /// What it comes down to, for an exit code.
     #[must_use]
     pub fn failure(&self) -> Failure {
