@@ -151,6 +151,15 @@ impl Config {
         env.config_home().map(|home| home.join("credbroker/config.toml"))
     }
 
+    /// The names of the environment variables that override a key; never their values.
+    #[must_use]
+    pub fn overrides(env: &Environment) -> Vec<String> {
+        overridable()
+            .map(variable_of)
+            .filter(|variable| env.get(variable).is_some())
+            .collect()
+    }
+
     /// The environment variables that hold client secrets; no child process may get them.
     #[must_use]
     pub fn secret_variables(&self) -> Vec<&str> {

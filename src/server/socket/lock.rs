@@ -34,26 +34,35 @@ impl RuntimeLock {
     /// Waits for the lock file in `dir`, and makes it if it is not there. Lock files are never removed by a broker, but
     /// something that cleans temporary directories may: a lock on a removed file excludes nobody, so it is taken anew.
     pub(super) fn take(dir: impl AsFd, runtime: &Path) -> Result<Self, SocketError> {
+        Self::take_with(OFlags::CREATE, dir, runtime)?.ok_or_else(|| SocketError::Missing {
+            path: runtime.to_owned(),
+            role: DirRole::Runtime,
+        })
+    }
+
+    /// The same for those who only look: `None` if there is no lock file, and so no broker that was started here.
+    pub(super) fn take_if_there(dir: impl AsFd, runtime: &Path) -> Result<Option<Self>, SocketError> {
+        Self::take_with(OFlags::empty(), dir, runtime)
+    }
+
+    fn take_with(more: OFlags, dir: impl AsFd, runtime: &Path) -> Result<Option<Self>, SocketError> {
         let path = runtime.join(LOCK);
         let refused = || SocketError::system("lock", &path);
         loop {
-            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | more;
             let file = match openat(&dir, LOCK, flags, PRIVATE_FILE) {
                 Ok(fd) => File::from(fd),
-                Err(rustix::io::Errno::NOENT) => {
-                    return Err(SocketError::Missing {
-                        path: runtime.to_owned(),
-                        role: DirRole::Runtime,
-                    });
-                }
+                Err(rustix::io::Errno::NOENT) => return Ok(None),
                 Err(errno) => return Err(refused()(errno)),
             };
-            fchmod(&file, PRIVATE_FILE).map_err(refused())?;
+            if more.contains(OFlags::CREATE) {
+                fchmod(&file, PRIVATE_FILE).map_err(refused())?;
+            }
             wait_for(&file, &path)?;
             let locked = Facts::of(&file).map_err(refused())?;
             let named = Facts::at(&dir, LOCK).map_err(refused())?;
             if named.is_some_and(|named| named.id == locked.id) {
-                return Ok(Self { _file: file });
+                return Ok(Some(Self { _file: file }));
             }
         }
     }

@@ -36,4 +36,4 @@ pub use broker_dir::{BrokerDir, Exposure};
 pub use error::{DirRole, Failure, Flaw, SocketError};
 pub use layout::DirName;
 pub use probe::PATH_LIMIT;
-pub use runtime_dir::{LiveBroker, RuntimeDir};
+pub use runtime_dir::{LiveBroker, RuntimeDir, Survey};

@@ -14,6 +14,7 @@ use super::{
     error::{DirRole, SocketError},
     layout::{DirName, Life, control_socket, read_pid},
     lock::RuntimeLock,
+    probe::{PATH_LIMIT, check_length},
 };
 
 /// The directory that all brokers of one user share: nobody else may enter it, so it is the wall around every socket
@@ -33,6 +34,15 @@ pub struct LiveBroker {
     pub pid: Option<u32>,
     /// Where it answers the host.
     pub control_socket: PathBuf,
+}
+
+/// What is in the directory, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The brokers that run.
+    pub live: Vec<LiveBroker>,
+    /// The directories of brokers that do not run any more; the next start sweeps them.
+    pub dead: Vec<PathBuf>,
 }
 
 impl RuntimeDir {
@@ -89,27 +99,48 @@ impl RuntimeDir {
         &self.path
     }
 
+    /// How many bytes the longest path of a socket below this directory leaves of what the system allows.
+    ///
+    /// # Errors
+    /// [`SocketError::PathTooLong`].
+    pub fn room(path: &Path) -> Result<usize, SocketError> {
+        let longest = control_socket(&path.join(DirName::Random.make()));
+        check_length(&longest, DirRole::Runtime)?;
+        Ok(PATH_LIMIT.saturating_sub(longest.as_os_str().len()))
+    }
+
     /// The brokers that run now, in order of their directories. Takes the directory's lock, because asking whether a
     /// broker's lock is held means taking it for an instant, and a broker that starts must not find it taken.
     pub fn list_live(&self) -> Result<Vec<LiveBroker>, SocketError> {
-        let _lock = self.lock()?;
+        self.survey().map(|survey| survey.live)
+    }
+
+    /// Who runs and what dead brokers left behind, by the same means. Changes nothing: what is dead stays for the next
+    /// start to sweep.
+    pub fn survey(&self) -> Result<Survey, SocketError> {
+        let mut survey = Survey::default();
+        let Some(_lock) = RuntimeLock::take_if_there(&self.dir, &self.path)? else {
+            return Ok(survey);
+        };
         let mut names = names(&self.dir).map_err(SocketError::system("list directory", &self.path))?;
         names.sort();
-        let mut live = Vec::new();
         for name in names.iter().filter(|name| DirName::is_one(name)) {
             let Ok(dir) = open_dir(&self.dir, name.as_os_str()) else {
                 continue;
             };
-            if let Ok(Life::Live) = Life::of(&dir) {
-                let path = self.path.join(name);
-                live.push(LiveBroker {
+            let path = self.path.join(name);
+            match Life::of(&dir) {
+                Ok(Life::Live) => survey.live.push(LiveBroker {
                     pid: read_pid(&dir),
                     control_socket: control_socket(&path),
                     dir: path,
-                });
+                }),
+                Ok(Life::Dead { .. }) => survey.dead.push(path),
+                // It cannot be told.
+                Err(_) => {}
             }
         }
-        Ok(live)
+        Ok(survey)
     }
 
     /// Waits for the right to create, probe, bind and sweep here.
