@@ -42,7 +42,7 @@ use crate::{
     },
     store::{
         KeyStore, StoreError, TokenStore,
-        file::{FileStore, FileStoreConfig, IdentitySource},
+        file::{Diagnosis, FileStore, FileStoreConfig, IdentitySource},
         memory::MemoryStore,
     },
 };
@@ -135,17 +135,31 @@ fn stores(config: &Config, ephemeral: bool) -> Result<Stores, StartError> {
     if ephemeral || config.store.backend == Backend::Memory {
         return Ok(Stores::both(MemoryStore::default()));
     }
+    Ok(Stores::both(FileStore::open(file_store(config)?)?))
+}
+
+fn file_store(config: &Config) -> Result<FileStoreConfig, ConfigError> {
     let identity = match &config.store.identity {
         config::IdentitySource::Own => IdentitySource::Default,
         config::IdentitySource::File(file) => IdentitySource::File(file.clone()),
         config::IdentitySource::Command(command) => IdentitySource::Command(command.as_str().to_owned()),
     };
-    let store = FileStore::open(FileStoreConfig {
+    Ok(FileStoreConfig {
         path: config.store.directory()?.to_owned(),
         identity,
         allow_network_fs: config.store.allow_network_fs,
-    })?;
-    Ok(Stores::both(store))
+    })
+}
+
+/// What is right and wrong with the configured store; `None`: nothing is kept, so there is nothing to look at.
+///
+/// # Errors
+/// The configuration does not say where the store is.
+pub async fn diagnose_store(config: &Config) -> Result<Option<Diagnosis>, ConfigError> {
+    match config.store.backend {
+        Backend::Memory => Ok(None),
+        Backend::File => Ok(Some(FileStore::diagnose(file_store(config)?).await)),
+    }
 }
 
 /// The directory that holds the directories of all brokers of this user.

@@ -58,6 +58,7 @@ mod control;
 mod error;
 mod in_process;
 mod link;
+pub mod probe;
 mod process;
 mod proxy;
 mod rpc;

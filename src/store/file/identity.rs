@@ -294,6 +294,19 @@ impl Keeper {
     }
 }
 
+/// The identity file of a store that has its own.
+pub(super) fn own_file(root: &Path) -> PathBuf {
+    root.join(FILE)
+}
+
+/// Whether the store's directory is one that only its owner can write to.
+pub(super) fn judge_store(root: &Path) -> Result<(), StoreError> {
+    let about = root
+        .metadata()
+        .map_err(|cause| doing().failed(AtPath::new(root, cause)))?;
+    judge_directory(root, &Rights::of(&about)).map_err(locked)
+}
+
 fn doing() -> Doing {
     Doing::new(Operation::Open, "the identity")
 }

@@ -91,6 +91,50 @@ pub(super) fn keys(root: &Path) -> Result<Vec<Name>, AtPath> {
     Ok(found)
 }
 
+/// The store's directories that are there and that changes of records go into.
+pub(super) fn directories(root: &Path) -> Result<Vec<PathBuf>, AtPath> {
+    let mut found = Vec::new();
+    for kind in [TOKENS, LOCKS, KEYS] {
+        let directory = root.join(kind);
+        let names = names_in(&directory)?;
+        let inner = names
+            .iter()
+            .map(|name| directory.join(name))
+            .filter(|path| path.is_dir());
+        found.extend(inner);
+        found.extend(directory.is_dir().then_some(directory));
+    }
+    Ok(found)
+}
+
+/// Every lock file, in order of path.
+pub(super) fn lock_files(root: &Path) -> Result<Vec<PathBuf>, AtPath> {
+    let locks = root.join(LOCKS);
+    let mut found = Vec::new();
+    for name in names_in(&locks)? {
+        let path = locks.join(&name);
+        if path.is_dir() {
+            found.extend(names_in(&path)?.iter().map(|file| path.join(file)));
+        } else {
+            found.push(path);
+        }
+    }
+    found.retain(|path| path.extension().is_some_and(|extension| extension == "lock"));
+    found.sort();
+    Ok(found)
+}
+
+/// Whose lock a lock file is, for people; `None`: not a record's.
+pub(super) fn lock_of(root: &Path, path: &Path) -> Option<String> {
+    let below = path.strip_prefix(locks(root)).ok()?;
+    let directory = below.parent()?.to_str()?;
+    let name = unhex(below.file_stem()?.to_str()?)?;
+    if directory == KEYS {
+        return Some(format!("the API key {name}"));
+    }
+    Some(format!("{}/{name}", unhex(directory)?))
+}
+
 /// Whether the lists above can be had now, without making them.
 pub(super) fn can_be_listed(root: &Path) -> Result<(), AtPath> {
     let tokens = root.join(TOKENS);
@@ -158,6 +202,20 @@ mod tests {
         assert_eq!(key.lock_directory, Path::new("locks/keys"));
         assert!(HEXLOWER.decode(b"keys").is_err());
         assert_ne!(key.lock_directory, entry("keys", "default").lock_directory);
+    }
+
+    #[test]
+    fn a_lock_file_says_whose_it_is() {
+        let root = Path::new("/s");
+        let whose = |place: Place| lock_of(root, &root.join(place.lock_directory).join(place.lock));
+        assert_eq!(whose(entry("a-b", "c")).as_deref(), Some("a-b/c"));
+        assert_eq!(
+            whose(Place::of_key(&"k".parse().unwrap())).as_deref(),
+            Some("the API key k")
+        );
+        for stranger in ["/s/locks/identity.lock", "/s/locks/zz/6162.lock", "/x/6162.lock"] {
+            assert_eq!(lock_of(root, Path::new(stranger)), None, "{stranger}");
+        }
     }
 
     #[test]

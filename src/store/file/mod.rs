@@ -21,10 +21,12 @@
 //! | `cache` | what memory holds |
 //! | `network` | file systems that hosts share |
 //! | `blocking` | the way off the async threads |
+//! | `diagnose` | what is wrong with a store, for its owner |
 
 mod blocking;
 mod cache;
 mod command;
+mod diagnose;
 mod durable;
 mod envelope;
 mod identity;
@@ -32,6 +34,8 @@ mod layout;
 mod lock;
 mod network;
 mod records;
+
+pub use diagnose::{Diagnosis, Finding, Outcome};
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -94,8 +98,8 @@ impl FileStore {
             && let Some(kind) = network::file_system(&root)
         {
             return Err(doing.failed(format!(
-                "it is on a file system that other hosts may share ({kind}), where its locks may not hold: move it to a \
-                 local disk, or set `allow_network_fs = true` in [store] if only this host uses it"
+                "it is on a file system that other hosts may share ({kind}), where its locks may not hold: {}",
+                network::MEND
             )));
         }
         let directories = Arc::new(Directories::default());

@@ -5,6 +5,10 @@
 
 use std::path::Path;
 
+/// What to do about a store on one.
+pub(super) const MEND: &str =
+    "move it to a local disk, or set `allow_network_fs = true` in [store] if only this host uses it";
+
 /// The kind of network file system that holds the store, or will hold it once it is made; `None`: a local one, or one
 /// that cannot be told (only Linux is looked at).
 pub(super) fn file_system(store: &Path) -> Option<&'static str> {

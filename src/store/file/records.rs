@@ -23,6 +23,8 @@ use crate::store::{Operation, OverCorrupt, StoreError, queue::Queue};
 
 /// No record is larger: a secret has 16 KiB, and the largest token set a few of them.
 const MAX_RECORD: usize = 256 * 1024;
+/// What is said of a record that no identity at hand fits.
+pub(super) const UNDECRYPTABLE: &str = "the identity at hand does not decrypt it";
 
 /// What the records of all kinds have in common.
 pub(super) struct Shared {
@@ -316,7 +318,7 @@ fn error_of(flaw: Flaw, doing: &Doing) -> StoreError {
     match flaw {
         Flaw::Undecryptable => StoreError::Corrupt {
             what,
-            detail: "the identity at hand does not decrypt it".to_owned(),
+            detail: UNDECRYPTABLE.to_owned(),
         },
         Flaw::Corrupt(detail) => StoreError::Corrupt { what, detail },
         Flaw::Newer(format) => StoreError::NewerFormat { what, format },
