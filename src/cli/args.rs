@@ -67,6 +67,8 @@ pub enum Command {
     Key(KeyCommand),
     /// Show running brokers and stored entries
     Status(StatusArgs),
+    /// Check everything that has to be right, and say what mends it
+    Doctor(DoctorArgs),
     /// Show the providers that are configured or stored
     Providers,
 }
@@ -105,7 +107,8 @@ impl Command {
             Self::Key(KeyCommand::Set { .. } | KeyCommand::Remove { .. }) => Some(HostOnly::ApiKeyManagement),
             Self::Token(TokenCommand::Get(_) | TokenCommand::List)
             | Self::Key(KeyCommand::Get { .. } | KeyCommand::List)
-            | Self::Status(_) => None,
+            | Self::Status(_)
+            | Self::Doctor(_) => None,
         }
     }
 }
@@ -288,6 +291,26 @@ next_renewal, failures, last_used, state (ok, due, needs_login, ambiguous, unsav
 is not known is null; in a sandbox that is most of it.")]
 pub struct StatusArgs {
     /// Print JSON: brokers[] and entries[]
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It looks at config, store, runtime (the directory of the sockets), brokers, audit, clock and process, in this order; in \
+a sandbox, at the socket and the broker behind it. One line each: ok, warn (it works all the same, or was not checked) \
+or FAIL, and the mend below. No token is spent, no secret is shown, and nothing changes but a probe file in the store, \
+which is removed again; identity_command is run.
+
+It ends with 0 if nothing failed, else with the code of the first failure: 65 a corrupt entry, 69 a store, socket or \
+broker that cannot be used, 70 the system, 75 a locked store or a busy lock, 77 a capability or user that the broker \
+refuses, 78 config, runtime or audit directory, or the wall clock.
+
+--json prints checks[] with layer, check, status (ok, warn, fail), detail and mend (null if there is none), and ok: \
+whether nothing failed.")]
+pub struct DoctorArgs {
+    /// Print JSON: checks[] and ok
     #[arg(long)]
     pub json: bool,
 }

@@ -14,11 +14,11 @@ use crate::{
 pub(super) const USAGE: u8 = 64;
 const BAD_DATA: u8 = 65;
 const NOT_FOUND: u8 = 66;
-const UNAVAILABLE: u8 = 69;
-const INTERNAL: u8 = 70;
+pub(super) const UNAVAILABLE: u8 = 69;
+pub(super) const INTERNAL: u8 = 70;
 const TRY_AGAIN: u8 = 75;
 const NOT_PERMITTED: u8 = 77;
-const CONFIGURATION: u8 = 78;
+pub(super) const CONFIGURATION: u8 = 78;
 
 /// The exit code of a reason, after BSD's sysexits.
 fn exit_code(reason: Reason) -> u8 {

@@ -3,6 +3,7 @@
 
 pub mod args;
 mod child;
+mod doctor;
 mod failure;
 mod key;
 mod output;
@@ -143,6 +144,9 @@ fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
             let session = session::Session::open(config, environment).await?;
             status::status(&session, environment, &arguments).await
         }),
+        Command::Doctor(arguments) => {
+            runtime(Workers::One)?.block_on(doctor::doctor(cli.config.as_deref(), environment, &arguments))
+        }
         Command::Providers => runtime(Workers::One)?.block_on(async {
             let session = session::Session::open(config, environment).await?;
             providers::providers(&session).await
