@@ -260,7 +260,12 @@ fn look_at_directory(root: &Path, diagnosis: &mut Diagnosis) -> Directory {
         Ok(about) => about,
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => return look_above(root, diagnosis),
         Err(cause) => {
-            diagnosis.found(check, opening(root).failed(cause));
+            let mend = (cause.kind() == io::ErrorKind::PermissionDenied).then(|| {
+                "run this as the user that it belongs to, or set `path` in [store] to a directory of this user's own"
+                    .to_owned()
+            });
+            let error = opening(root).failed(cause);
+            diagnosis.found(check, Outcome::Bad { error, mend });
             return Directory::Unfit;
         }
     };
