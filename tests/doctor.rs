@@ -1,5 +1,5 @@
-//! `doctor` with the real binary: a healthy host, and one broken thing at a time. Each has to be told with its layer, its
-//! mend and its exit code.
+//! `doctor` with the real binary: a healthy host, and one broken thing at a time. Each has to be told with its layer,
+//! its mend and its exit code.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,7 +8,7 @@
     reason = "a failure here is a test's failure"
 )]
 
-#[allow(dead_code, reason = "each test file uses its own part of what they share")]
+#[expect(dead_code, reason = "each test file uses its own part of what they share")]
 mod command;
 
 use std::{

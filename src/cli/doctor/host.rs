@@ -1,5 +1,5 @@
-//! The host's layers: configuration, store, runtime directory, brokers, audit, clock, process. A layer that failed stops
-//! only what depends on it.
+//! The host's layers: configuration, store, runtime directory, brokers, audit, clock, process. A layer that failed
+//! stops only what depends on it.
 
 use std::path::Path;
 
@@ -106,7 +106,7 @@ async fn look_at_store(config: &Config, report: &mut Report) -> Option<Timestamp
     diagnosis.newest
 }
 
-/// Whether this user could write there; asked, not tried, because the directory may be one that is archived line by line.
+/// Whether this user could write there. Asked, not tried: a file there would look like a broker's record.
 fn look_at_audit(config: &Config, report: &mut Report) {
     let check = "directory";
     let path = match config.audit.directory() {

@@ -53,7 +53,7 @@ fn judge_clock(now: &Now, newest: Option<Timestamp>, report: &mut Report) {
             CLOCK,
             "boot-time clock",
             "it cannot be read",
-            "run it where clock_gettime(CLOCK_BOOTTIME) is allowed",
+            "run it where the system lets programs read CLOCK_BOOTTIME",
             failure::INTERNAL,
         );
     } else {
