@@ -25,6 +25,7 @@ mod values;
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -42,7 +43,7 @@ use self::{
     environment::PREFIX,
     error::{Place, escaped},
     file::Source,
-    schema::{AUDIT, PROVIDERS, STORE, choice, did_you_mean},
+    schema::{AUDIT, LIMITS, PROVIDERS, STORE, choice, did_you_mean},
     section::{Given, Roots, Section, absolute},
 };
 use crate::credential::Name;
@@ -54,6 +55,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Where the audit files are.
     pub audit: AuditConfig,
+    /// How much a sandbox may ask of the broker.
+    pub limits: LimitsConfig,
     /// The providers by name.
     pub providers: BTreeMap<Name, ProviderConfig>,
 }
@@ -97,6 +100,30 @@ impl AuditConfig {
     /// It is not set, and there is no home directory.
     pub fn directory(&self) -> Result<&Path, ConfigError> {
         needed(self.path.as_deref(), "audit.path", "XDG_STATE_HOME")
+    }
+}
+
+/// `[limits]`. `None`: the server's own number holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Calls a second on one connection.
+    pub requests_per_second: Option<NonZeroU32>,
+    /// Calls a second on all connections of a socket together.
+    pub requests_per_second_per_socket: Option<NonZeroU32>,
+    /// Connections of a socket.
+    pub connections: Option<NonZeroU32>,
+    /// Streaming calls of a connection.
+    pub streams: Option<NonZeroU32>,
+}
+
+impl LimitsConfig {
+    fn from_section(section: &Section<'_>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            requests_per_second: section.count("requests_per_second")?,
+            requests_per_second_per_socket: section.count("requests_per_second_per_socket")?,
+            connections: section.count("connections")?,
+            streams: section.count("streams")?,
+        })
     }
 }
 
@@ -189,12 +216,14 @@ impl Config {
             audit: AuditConfig {
                 path: env.state_home().map(|home| home.join("credbroker/audit")),
             },
+            limits: LimitsConfig::default(),
             providers: BTreeMap::new(),
         };
         for section in &sections {
             match (section.kind(), section.name()) {
                 (STORE, _) => config.store.apply(section)?,
                 (AUDIT, _) => config.audit.path = section.path("path")?.or(config.audit.path),
+                (LIMITS, _) => config.limits = LimitsConfig::from_section(section)?,
                 (_, Some(name)) => {
                     let provider = ProviderConfig::from_section(section)?;
                     config.providers.insert(name.clone(), provider);

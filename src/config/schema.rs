@@ -39,6 +39,8 @@ pub enum Kind {
     Flag,
     /// One of these strings.
     Choice(&'static [&'static str]),
+    /// A whole number from 1 to a million.
+    Count,
     /// Whole seconds, from 1 to ten years.
     Seconds,
     /// An array of strings.
@@ -72,6 +74,7 @@ impl Kind {
             Self::UrlPath => "a path of a URL in a string: it begins with / and has no ? and no #".into(),
             Self::Flag => "true or false".into(),
             Self::Choice(names) => format!("one of \"{}\"", names.join("\", \"")),
+            Self::Count => "a whole number from 1 to 1000000".into(),
             Self::Seconds => "a whole number of seconds from 1 to 315360000".into(),
             Self::Texts => "an array of non-empty strings without spaces and control characters".into(),
             Self::Ports => "a non-empty array of whole numbers from 1 to 65535".into(),
@@ -102,6 +105,7 @@ const fn key(
 
 pub(super) const STORE: &str = "store";
 pub(super) const AUDIT: &str = "audit";
+pub(super) const LIMITS: &str = "limits";
 pub(super) const PROVIDERS: &str = "providers.NAME";
 pub(super) const SANDBOXES: &str = "sandboxes.NAME";
 
@@ -114,6 +118,10 @@ pub const KEYS: &[Key] = &[
     key(STORE, "identity_command", Kind::Command, "none", "a command that prints the age identity; instead of identity_file"),
     key(STORE, "allow_network_fs", Kind::Flag, "false", "whether the file store may be on a network file system, where locks may not hold"),
     key(AUDIT, "path", Kind::Path, "$XDG_STATE_HOME/credbroker/audit", "the directory of the audit files"),
+    key(LIMITS, "requests_per_second", Kind::Count, "60", "how many calls a second one connection may make; twice as many at once"),
+    key(LIMITS, "requests_per_second_per_socket", Kind::Count, "600", "how many calls a second, and at once, all connections of a socket may make together"),
+    key(LIMITS, "connections", Kind::Count, "256", "how many connections a socket may have"),
+    key(LIMITS, "streams", Kind::Count, "64", "how many streaming calls a connection may have"),
     key(PROVIDERS, "preset", Kind::Choice(Preset::NAMES), "none", "take what is particular to a known provider; every other key overrides it"),
     key(PROVIDERS, "issuer", Kind::Url, "the preset's", "the issuer, whose discovery document names the endpoints"),
     key(PROVIDERS, "authorization_endpoint", Kind::Url, "the preset's or discovered", "where the user's browser is sent"),

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fmt,
+    num::NonZeroU32,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     time::Duration,
@@ -23,6 +24,9 @@ use super::{
     values::{Params, ShellCommand},
 };
 use crate::credential::{MAX_LIFETIME, Name};
+
+/// The largest number that a count takes.
+const MAX_COUNT: u32 = 1_000_000;
 
 /// What relative paths and `~/` are resolved against.
 #[derive(Debug, Clone, Copy)]
@@ -224,6 +228,17 @@ impl<'d> Section<'d> {
             integer(value.get_ref())
                 .filter(|seconds| (1..=MAX_LIFETIME.as_secs()).contains(seconds))
                 .map(Duration::from_secs)
+        })
+    }
+
+    /// A whole number from 1 to a million.
+    pub(super) fn count(&self, key: &str) -> Result<Option<NonZeroU32>, ConfigError> {
+        self.with(key, |setting| {
+            let number = match setting.value {
+                Given::Toml(value, _) => integer(value.get_ref())?.try_into().ok()?,
+                Given::Variable(text) => text.to_str()?.parse().ok()?,
+            };
+            NonZeroU32::new(number).filter(|number| number.get() <= MAX_COUNT)
         })
     }
 

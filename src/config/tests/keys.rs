@@ -17,6 +17,7 @@ pub(super) fn right(kind: Kind) -> Vec<String> {
         Kind::UrlPath => &["'/'", "'/a/b'"],
         Kind::Flag => &["true", "false"],
         Kind::Choice(names) => return names.iter().map(|name| format!("'{name}'")).collect(),
+        Kind::Count => &["1", "0x10", "1_000", "1000000"],
         Kind::Seconds => &["1", "0x10", "1_000", "315360000"],
         Kind::Texts => &["[]", "['a', 'b:c']", "[\n 'a', # why\n]"],
         Kind::Ports => &["[1]", "[1455, 65_535]"],
@@ -53,6 +54,7 @@ pub(super) fn wrong(kind: Kind) -> &'static [&'static str] {
         ],
         Kind::Flag => &["'true'", "'hunter2'"],
         Kind::Choice(_) => &["''", "'hunter2'", "'FILE'", "'non'"],
+        Kind::Count => &["0", "-1", "1000001", "99999999999999999999999", "60.0", "'60'"],
         Kind::Seconds => &["0", "-1", "315360001", "99999999999999999999999", "3600.0", "'3600'"],
         Kind::Texts => &[
             "['']",
@@ -94,7 +96,7 @@ pub(super) const TYPES: &[(&str, &str)] = &[
 fn type_of(kind: Kind) -> &'static str {
     match kind {
         Kind::Flag => "boolean",
-        Kind::Seconds => "integer",
+        Kind::Count | Kind::Seconds => "integer",
         Kind::Texts | Kind::Ports | Kind::Statuses | Kind::Entries | Kind::ApiKeys => "array",
         Kind::Parameters => "table",
         Kind::Text

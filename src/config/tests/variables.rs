@@ -13,6 +13,7 @@ fn variables_override_single_keys() {
         ("CREDBROKER_STORE_IDENTITY_FILE", "/identity"),
         ("CREDBROKER_STORE_ALLOW_NETWORK_FS", "false"),
         ("CREDBROKER_AUDIT_PATH", "/variable"),
+        ("CREDBROKER_LIMITS_CONNECTIONS", "7"),
         (SOCKET, "/s"),
         (CAPABILITY, "c"),
     ];
@@ -27,6 +28,8 @@ fn variables_override_single_keys() {
         assert_eq!(config.store.identity, IdentitySource::File("/identity".into()));
         assert!(!config.store.allow_network_fs);
         assert_eq!(config.audit.directory().unwrap(), Path::new("/variable"));
+        assert_eq!(config.limits.connections.map(u32::from), Some(7));
+        assert_eq!(config.limits.streams, None);
     }
     let one = load_bytes(text, &env(&[("CREDBROKER_STORE_BACKEND", "memory")])).unwrap();
     assert_eq!(
