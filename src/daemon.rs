@@ -28,7 +28,7 @@ use crate::{
         credential_broker_server::CredentialBrokerServer,
     },
     server::{
-        Layers, Served,
+        Layers, Limits, Served,
         admission::Admission,
         peer::AllowedPeers,
         serve,
@@ -114,6 +114,18 @@ pub fn local(config: &Config, ephemeral: bool) -> Result<Broker, StartError> {
 
 fn providers(config: &Config) -> BTreeSet<Name> {
     config.providers.keys().cloned().collect()
+}
+
+fn limits(config: &Config) -> Limits {
+    let (set, default) = (config.limits, Limits::default());
+    Limits {
+        requests_per_second: set.requests_per_second.unwrap_or(default.requests_per_second),
+        requests_per_second_per_socket: set
+            .requests_per_second_per_socket
+            .unwrap_or(default.requests_per_second_per_socket),
+        connections: set.connections.unwrap_or(default.connections),
+        streams: set.streams.unwrap_or(default.streams),
+    }
 }
 
 /// The two sides of the one backend that was chosen.
@@ -222,14 +234,16 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
         AllowedPeers::own_and(&options.allowed_uids),
         options.admission,
         Some((audit, clock)),
-    );
+    )
+    .with_limits(limits(config));
     // The control socket answers nobody but the broker's own user, who needs no capability.
     let control_layers = Layers::new(
         control_routes(&broker, about)?,
         AllowedPeers::own_and(&[]),
         Admission::Open(Arc::new(Policy::default())),
         None,
-    );
+    )
+    .with_limits(limits(config));
 
     let (stop, stopping) = watch::channel(false);
     let mut serving = Vec::new();

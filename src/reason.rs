@@ -16,6 +16,10 @@ pub enum Reason {
     MessageTooLarge,
     /// Unknown method or unsupported compression.
     Unimplemented,
+    /// Too many calls in too short a time.
+    RateLimited,
+    /// More streaming calls on one connection than there may be.
+    TooManyStreams,
     /// The capability is missing or wrong.
     Unauthenticated,
     /// Outside the sandbox's policy.
@@ -46,11 +50,13 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::NotFound,
         Self::InvalidRequest,
         Self::MessageTooLarge,
         Self::Unimplemented,
+        Self::RateLimited,
+        Self::TooManyStreams,
         Self::Unauthenticated,
         Self::Unauthorized,
         Self::PeerNotAllowed,
@@ -74,6 +80,8 @@ impl Reason {
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::MessageTooLarge => "MESSAGE_TOO_LARGE",
             Self::Unimplemented => "UNIMPLEMENTED",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::TooManyStreams => "TOO_MANY_STREAMS",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::Unauthorized => "UNAUTHORIZED",
             Self::PeerNotAllowed => "PEER_NOT_ALLOWED",

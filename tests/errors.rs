@@ -85,6 +85,26 @@ fn rows() -> Vec<Row> {
             let (_host, _running, wire) = serving(Policy::host()).await;
             wire.call("Nothing", &()).await
         }),
+        row!(RateLimited, ResourceExhausted, "try again in", async {
+            let host = Host::with_config("[limits]\nrequests_per_second = 1\n");
+            let running = host.start(Policy::host());
+            let wire = Wire::connect(running.socket()).await;
+            wire.call("GetServerInfo", &()).await;
+            wire.call("GetServerInfo", &()).await;
+            wire.call("GetServerInfo", &()).await
+        }),
+        row!(
+            TooManyStreams,
+            ResourceExhausted,
+            "end one, or connect once more",
+            async {
+                let host = Host::with_config("[limits]\nstreams = 1\n");
+                let running = host.start(Policy::host());
+                let wire = Wire::connect(running.socket()).await;
+                let _open = wire.begin("/grpc.health.v1.Health/Watch").await;
+                wire.call("/grpc.health.v1.Health/Watch", &()).await
+            }
+        ),
         row!(
             Unauthenticated,
             Unauthenticated,

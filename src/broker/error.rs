@@ -1,6 +1,6 @@
 //! Why a call fails, as the core sees it. Each variant has one [`Reason`], and each message says what to do next.
 
-use std::error::Error as StdError;
+use std::{error::Error as StdError, time::Duration};
 
 use crate::{
     broker::policy::Right,
@@ -45,6 +45,20 @@ pub enum Error {
     /// No such method on this socket, or a compression that is not spoken.
     #[error("{0}")]
     Unimplemented(String),
+    /// Too many calls in too short a time.
+    #[error("too many calls on {whose}: try again in {} ms, and less often", .retry_after.as_millis().max(1))]
+    RateLimited {
+        /// Whose rate it is.
+        whose: &'static str,
+        /// When the next call will pass.
+        retry_after: Duration,
+    },
+    /// More streaming calls on one connection than there may be.
+    #[error("this connection has {limit} streaming calls open, and may have no more: end one, or connect once more")]
+    TooManyStreams {
+        /// How many there may be.
+        limit: usize,
+    },
     /// The capability is missing or wrong. Which of the two is said, nothing else.
     #[error("the capability is {0}: send the metadata `authorization: Bearer $CREDBROKER_CAPABILITY` with every call")]
     Unauthenticated(&'static str),
@@ -96,6 +110,12 @@ pub enum Error {
         /// The deadline that passed, in seconds.
         seconds: f64,
     },
+    /// The request did not arrive in time.
+    #[error("the request did not arrive whole within {seconds} s: send it in one go")]
+    RequestTooSlow {
+        /// How long it may take, in seconds.
+        seconds: u64,
+    },
     /// The store failed.
     #[error("{}", store_message(.0))]
     Store(#[from] StoreError),
@@ -122,6 +142,8 @@ impl Error {
             Self::InvalidRequest { .. } => Reason::InvalidRequest,
             Self::MessageTooLarge { .. } | Self::AnswerTooLarge { .. } => Reason::MessageTooLarge,
             Self::Unimplemented(_) => Reason::Unimplemented,
+            Self::RateLimited { .. } => Reason::RateLimited,
+            Self::TooManyStreams { .. } => Reason::TooManyStreams,
             Self::Unauthenticated(_) => Reason::Unauthenticated,
             Self::Unauthorized { .. } | Self::UnauthorizedKey(_) => Reason::Unauthorized,
             Self::PeerNotAllowed { .. } | Self::PeerUnknown => Reason::PeerNotAllowed,
@@ -129,12 +151,21 @@ impl Error {
             Self::NeedsLogin(_) => Reason::NeedsLogin,
             Self::ProviderNotFound(_) => Reason::ProviderNotFound,
             Self::ShuttingDown => Reason::ShuttingDown,
-            Self::DeadlineExceeded { .. } => Reason::DeadlineExceeded,
+            Self::DeadlineExceeded { .. } | Self::RequestTooSlow { .. } => Reason::DeadlineExceeded,
             Self::Store(StoreError::Locked { .. }) => Reason::StoreLocked,
             Self::Store(StoreError::Corrupt { .. }) => Reason::StoreCorrupt,
             Self::Store(StoreError::NewerFormat { .. } | StoreError::Unavailable { .. }) => Reason::StoreUnavailable,
             Self::Store(StoreError::Busy { .. }) => Reason::LockTimeout,
             Self::Internal(_) => Reason::InternalError,
+        }
+    }
+
+    /// When the same call may succeed, where that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            _ => None,
         }
     }
 
@@ -155,6 +186,7 @@ impl Error {
             Self::NoKey(name) | Self::UnauthorizedKey(name) => vec![("name", name.to_string())],
             Self::InvalidRequest { field, .. } => vec![("field", (*field).to_owned())],
             Self::MessageTooLarge { limit, .. } | Self::AnswerTooLarge { limit } => vec![("limit", limit.to_string())],
+            Self::TooManyStreams { limit } => vec![("limit", limit.to_string())],
             Self::PeerNotAllowed { uid } => vec![("uid", uid.to_string())],
             Self::UnknownVersion { ours } => vec![("version", ours.to_string())],
             Self::Unimplemented(_)
@@ -162,6 +194,8 @@ impl Error {
             | Self::PeerUnknown
             | Self::ShuttingDown
             | Self::DeadlineExceeded { .. }
+            | Self::RequestTooSlow { .. }
+            | Self::RateLimited { .. }
             | Self::Store(_)
             | Self::Internal(_) => Vec::new(),
         }

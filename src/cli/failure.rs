@@ -27,7 +27,12 @@ fn exit_code(reason: Reason) -> u8 {
         Reason::NotFound => NOT_FOUND,
         Reason::StoreUnavailable | Reason::Unimplemented | Reason::UnknownVersion => UNAVAILABLE,
         Reason::InternalError => INTERNAL,
-        Reason::LockTimeout | Reason::ShuttingDown | Reason::DeadlineExceeded | Reason::StoreLocked => TRY_AGAIN,
+        Reason::RateLimited
+        | Reason::TooManyStreams
+        | Reason::LockTimeout
+        | Reason::ShuttingDown
+        | Reason::DeadlineExceeded
+        | Reason::StoreLocked => TRY_AGAIN,
         Reason::Unauthenticated | Reason::Unauthorized | Reason::PeerNotAllowed | Reason::NeedsLogin => NOT_PERMITTED,
         Reason::ProviderNotFound => CONFIGURATION,
     }
@@ -158,7 +163,10 @@ mod tests {
             (66, "NOT_FOUND"),
             (69, "STORE_UNAVAILABLE UNIMPLEMENTED UNKNOWN_VERSION"),
             (70, "INTERNAL_ERROR"),
-            (75, "LOCK_TIMEOUT SHUTTING_DOWN DEADLINE_EXCEEDED STORE_LOCKED"),
+            (
+                75,
+                "RATE_LIMITED TOO_MANY_STREAMS LOCK_TIMEOUT SHUTTING_DOWN DEADLINE_EXCEEDED STORE_LOCKED",
+            ),
             (77, "UNAUTHENTICATED UNAUTHORIZED PEER_NOT_ALLOWED NEEDS_LOGIN"),
             (78, "PROVIDER_NOT_FOUND"),
         ];

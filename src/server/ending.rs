@@ -8,38 +8,34 @@ use std::{
 use bytes::Bytes;
 use http_body::Frame;
 use pin_project_lite::pin_project;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tonic::{Status, body::Body};
 
 use super::complete::trailers_of;
 use crate::{broker::Error, service::status};
+
+/// Completes when a stream has to end, with the reason.
+type End = Pin<Box<dyn Future<Output = Error> + Send>>;
 
 pin_project! {
     /// A stream's body that is cut short by whatever makes the stream end.
     pub(super) struct Ending {
         #[pin]
         body: Body,
-        end: Pin<Box<dyn Future<Output = Error> + Send>>,
+        end: End,
         ended: bool,
     }
 }
 
 impl Ending {
     /// Ends `body` when `end` completes, with that error.
-    pub(super) fn new(body: Body, end: impl Future<Output = Error> + Send + 'static) -> Self {
+    pub(super) fn new(body: Body, end: End) -> Self {
         Self {
             body,
-            end: Box::pin(end),
+            end,
             ended: false,
         }
     }
-}
-
-/// Completes when the broker stops.
-pub(super) async fn stop(mut stopping: watch::Receiver<bool>) -> Error {
-    // An error means that whoever could stop the broker is gone, which is a stop as well.
-    let _ = stopping.wait_for(|stop| *stop).await;
-    Error::ShuttingDown
 }
 
 /// Completes at the deadline, if there is one.

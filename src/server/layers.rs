@@ -15,7 +15,6 @@ use http::{
 use hyper::body::Incoming;
 use tokio::{sync::watch, time::Instant};
 use tonic::{body::Body, service::Routes};
-use tonic_types::StatusExt as _;
 use tower::ServiceExt as _;
 use tracing::Instrument as _;
 
@@ -23,14 +22,17 @@ use super::{
     admission::Admission,
     complete,
     ending::{self, Ending},
+    limits::{Answer, Arriving, Connection, HOLD, Kind, Limits, OpenCall, OpenStream, Paced, SocketRate},
     peer::{AllowedPeers, Peer},
+    recorded::Recorded,
+    serve::DRAIN,
     single::OneMessage,
 };
 use crate::{
     broker::{
         Caller, Error,
         audit::{Audit, Record},
-        caller::{Named, Subject},
+        caller::Subject,
     },
     clock::Clock,
     service::status,
@@ -49,11 +51,9 @@ const MAX_DEADLINE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Layers {
     shared: Arc<Shared>,
-    /// Who is on the other end of the connection; `None` until it is known, or if the system would not tell.
-    peer: Option<Peer>,
-    /// Turns true when the broker stops; `None` until there is a connection.
-    stopping: Option<watch::Receiver<bool>>,
     routes: Routes,
+    limits: Limits,
+    rate: Arc<SocketRate>,
 }
 
 struct Shared {
@@ -71,91 +71,172 @@ impl Layers {
         admission: Admission,
         record: Option<(Audit, Arc<dyn Clock>)>,
     ) -> Self {
+        let limits = Limits::default();
         Self {
             shared: Arc::new(Shared {
                 allowed,
                 admission,
                 record,
             }),
-            peer: None,
-            stopping: None,
             routes: routes.prepare(),
+            limits,
+            rate: Arc::new(SocketRate::new(&limits)),
         }
     }
 
-    /// The same layers for one connection, whose streams end when `stopping` turns true.
+    /// The same with other limits than the default ones.
     #[must_use]
-    pub fn for_connection(&self, peer: Option<Peer>, stopping: watch::Receiver<bool>) -> Self {
+    pub fn with_limits(self, limits: Limits) -> Self {
         Self {
-            peer,
-            stopping: Some(stopping),
-            ..self.clone()
+            limits,
+            rate: Arc::new(SocketRate::new(&limits)),
+            ..self
         }
+    }
+
+    /// How much the socket's clients may ask for.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// The same layers for one connection, whose calls end when `stopping` turns true. `peer` is `None` if the system
+    /// would not tell.
+    #[must_use]
+    pub fn for_connection(&self, peer: Option<Peer>, stopping: watch::Receiver<bool>) -> ConnectionLayers {
+        ConnectionLayers {
+            layers: self.clone(),
+            connection: Connection::new(peer, &self.limits, stopping),
+        }
+    }
+}
+
+/// The layers of one connection.
+#[derive(Clone)]
+pub struct ConnectionLayers {
+    layers: Layers,
+    connection: Arc<Connection>,
+}
+
+/// What a call that passed all checks goes on with.
+struct Passed {
+    caller: Caller,
+    stream: Option<OpenStream>,
+}
+
+impl ConnectionLayers {
+    /// What the layers count for the connection, for those who end it.
+    pub(super) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
     /// One call, from the first check to the answer.
-    async fn call_through(self, request: Request<Incoming>) -> Response<Body> {
-        if let Some(refusal) = not_grpc(&request) {
-            return refusal;
-        }
+    async fn call_through(self, request: Request<Incoming>, call: OpenCall) -> Response<Body> {
         let method = request.uri().path().to_owned();
-        let span = tracing::debug_span!("rpc", method, pid = self.peer.and_then(|peer| peer.pid));
-        let response = self.answer(&method, request).instrument(span).await;
-        complete::response(response, &method)
+        // Every call counts, also one that another check refuses first.
+        let rate = self.connection.rates().check(kind(&method));
+        let (response, stream) = if let Some(refusal) = not_grpc(&request) {
+            drop(request);
+            hold(rate.is_err()).await;
+            (refusal, None)
+        } else {
+            let pid = self.connection.peer().and_then(|peer| peer.pid);
+            let span = tracing::debug_span!("rpc", method, pid);
+            let (response, stream) = self.answer(&method, request, rate).instrument(span).await;
+            (complete::response(response, &method), stream)
+        };
+        response.map(|body| Body::new(Answer::new(body, call, stream)))
     }
 
     /// The order of checks: the first that fails answers. What comes behind them (message validation, policy,
     /// existence) is the order within each method of the service and the broker.
-    async fn answer(self, method: &str, mut request: Request<Incoming>) -> Response<Body> {
-        let mut recorded = self.recorded(method);
-        let checked = || -> Result<Caller, Error> {
-            let peer = self.shared.allowed.check(self.peer)?;
-            header_block(&request)?;
-            if is_open_to_all(method) {
-                return Ok(nobody());
+    fn check<B>(&self, method: &str, request: &Request<B>, rate: Result<(), Error>) -> Result<Passed, Error> {
+        let Shared { allowed, admission, .. } = &*self.layers.shared;
+        let peer = allowed.check(self.connection.peer())?;
+        header_block(request)?;
+        let stream = is_stream(method).then(|| self.connection.open_stream()).transpose()?;
+        rate?;
+        let caller = match kind(method) {
+            Kind::Companion => nobody(),
+            Kind::Own => {
+                let caller = admission.admit(request.headers(), peer)?;
+                self.connection.rates().check_socket(&self.layers.rate)?;
+                caller
             }
-            self.shared.admission.admit(request.headers(), peer)
         };
-        let response = match checked() {
-            Err(error) => status::from_error(&error).into_http(),
-            Ok(caller) => {
+        Ok(Passed { caller, stream })
+    }
+
+    async fn answer(
+        self,
+        method: &str,
+        mut request: Request<Incoming>,
+        rate: Result<(), Error>,
+    ) -> (Response<Body>, Option<OpenStream>) {
+        let mut recorded = self.recorded(method);
+        let over = rate.is_err();
+        let (response, stream) = match self.check(method, &request, rate) {
+            Err(error) => {
+                // What is held back is the answer, not the request.
+                drop(request);
+                hold(over).await;
+                (status::from_error(&error).into_http(), None)
+            }
+            Ok(Passed { caller, stream }) => {
                 if let Some(recorded) = &mut recorded {
                     recorded.caller(&caller);
                 }
-                let deadline = deadline(method, request.headers());
                 request.extensions_mut().insert(caller);
-                AssertUnwindSafe(self.serve(method, deadline, request))
-                    .catch_panic()
-                    .await
+                let response = AssertUnwindSafe(self.serve(method, request)).catch_panic().await;
+                (response, stream)
             }
         };
         if let Some(recorded) = recorded {
             recorded.answered(response.headers());
         }
-        response
+        (response, stream)
     }
 
     /// The call itself, for as long as it may take.
-    async fn serve(self, method: &str, deadline: Option<Duration>, request: Request<Incoming>) -> Response<Body> {
-        let request = if has_many_requests(method) {
-            request.map(Body::new)
+    async fn serve(self, method: &str, request: Request<Incoming>) -> Response<Body> {
+        let mut end = Box::pin(self.end(method, request.headers()));
+        let connection = Arc::clone(&self.connection);
+        let request = request.map(|body| match (is_stream(method), has_many_requests(method)) {
+            (true, true) => Body::new(Paced::new(body, connection)),
+            (true, false) => Body::new(Paced::new(OneMessage::of(body), connection)),
+            (false, _) => Body::new(Arriving::new(OneMessage::of(body))),
+        });
+        let response = tokio::select! {
+            biased;
+            Ok(response) = self.layers.routes.oneshot(request) => response,
+            error = &mut end => return status::from_error(&error).into_http(),
+        };
+        if is_stream(method) {
+            response.map(|body| Body::new(Ending::new(body, end)))
         } else {
-            request.map(|body| Body::new(OneMessage::of(body)))
-        };
-        let ends = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
-        let response = within(deadline, self.routes, request).await;
-        let Some(stopping) = self.stopping.filter(|_| is_stream(method)) else {
-            return response;
-        };
+            response
+        }
+    }
+
+    /// Completes when the call has to end, whatever it is at: its deadline passes, or the broker stops. A stream would go
+    /// on for ever, so it ends at once; a unary call gets the time that is left.
+    fn end(&self, method: &str, headers: &HeaderMap) -> impl Future<Output = Error> + Send + use<> {
+        let deadline = deadline(method, headers);
+        let at = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
         let seconds = deadline.unwrap_or_default().as_secs_f64();
-        response.map(|body| {
-            Body::new(Ending::new(body, async move {
-                tokio::select! {
-                    error = ending::stop(stopping) => error,
-                    error = ending::deadline(ends, seconds) => error,
-                }
-            }))
-        })
+        let grace = if is_stream(method) { Duration::ZERO } else { DRAIN };
+        let stopping = self.connection.stopping();
+        async move {
+            let stopped = async {
+                stopping.await;
+                tokio::time::sleep(grace).await;
+                Error::ShuttingDown
+            };
+            tokio::select! {
+                error = ending::deadline(at, seconds) => error,
+                error = stopped => error,
+            }
+        }
     }
 
     /// The record of a credential operation; none for health, reflection and the version handshake.
@@ -164,28 +245,26 @@ impl Layers {
         if operation == "GetServerInfo" {
             return None;
         }
-        let (audit, clock) = self.shared.record.clone()?;
-        Some(Recorded {
-            audit,
-            record: Some(Record {
-                time: clock.now().wall.to_string(),
-                sandbox: String::new(),
-                peer_uid: self.peer.map(|peer| peer.uid),
-                peer_pid: self.peer.and_then(|peer| peer.pid),
-                // The name comes from the wire: it is bounded and escaped before it is written anywhere.
-                operation: operation.chars().take(64).flat_map(char::escape_default).collect(),
-                provider: None,
-                bucket: None,
-                key: None,
-                outcome: "cancelled",
-                reason: None,
-            }),
-            subject: None,
-        })
+        let (audit, clock) = self.layers.shared.record.clone()?;
+        let peer = self.connection.peer();
+        let record = Record {
+            time: clock.now().wall.to_string(),
+            sandbox: String::new(),
+            peer_uid: peer.map(|peer| peer.uid),
+            peer_pid: peer.and_then(|peer| peer.pid),
+            // The name comes from the wire: it is bounded and escaped before it is written anywhere.
+            operation: operation.chars().take(64).flat_map(char::escape_default).collect(),
+            provider: None,
+            bucket: None,
+            key: None,
+            outcome: "cancelled",
+            reason: None,
+        };
+        Some(Recorded::new(audit, record))
     }
 }
 
-impl tower::Service<Request<Incoming>> for Layers {
+impl tower::Service<Request<Incoming>> for ConnectionLayers {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
@@ -196,7 +275,8 @@ impl tower::Service<Request<Incoming>> for Layers {
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         let layers = self.clone();
-        Box::pin(async move { Ok(layers.call_through(request).await) })
+        let call = self.connection.open_call();
+        Box::pin(async move { Ok(layers.call_through(request, call).await) })
     }
 }
 
@@ -225,10 +305,15 @@ fn not_grpc<B>(request: &Request<B>) -> Option<Response<Body>> {
 }
 
 /// Health and reflection need no capability on a Unix socket: the directory around it is the wall.
-fn is_open_to_all(method: &str) -> bool {
-    method.starts_with("/grpc.health.v1.Health/")
+fn kind(method: &str) -> Kind {
+    if method.starts_with("/grpc.health.v1.Health/")
         || method.starts_with("/grpc.reflection.v1.ServerReflection/")
         || method.starts_with("/grpc.reflection.v1alpha.ServerReflection/")
+    {
+        Kind::Companion
+    } else {
+        Kind::Own
+    }
 }
 
 /// The caller of a method that is open to all: it may do nothing else.
@@ -281,7 +366,7 @@ fn deadline(method: &str, headers: &HeaderMap) -> Option<Duration> {
 
 /// Whether the answer is a stream: health's Watch and reflection.
 fn is_stream(method: &str) -> bool {
-    is_open_to_all(method) && !method.ends_with("/Check")
+    kind(method) == Kind::Companion && !method.ends_with("/Check")
 }
 
 /// Whether the request is a stream: reflection.
@@ -308,67 +393,10 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
     }
 }
 
-async fn within(deadline: Option<Duration>, routes: Routes, request: Request<Body>) -> Response<Body> {
-    let call = async {
-        let Ok(response) = routes.oneshot(request).await;
-        response
-    };
-    let Some(deadline) = deadline else { return call.await };
-    match tokio::time::timeout(deadline, call).await {
-        Ok(response) => response,
-        Err(_elapsed) => {
-            let seconds = deadline.as_secs_f64();
-            status::from_error(&Error::DeadlineExceeded { seconds }).into_http()
-        }
-    }
-}
-
-/// A record in the making. If the caller goes away first, the drop writes it as `cancelled`.
-struct Recorded {
-    audit: Audit,
-    record: Option<Record>,
-    subject: Option<Subject>,
-}
-
-impl Recorded {
-    fn caller(&mut self, caller: &Caller) {
-        self.subject = Some(caller.subject.clone());
-        if let Some(record) = &mut self.record {
-            record.sandbox = caller.principal.to_string();
-        }
-    }
-
-    fn answered(mut self, headers: &HeaderMap) {
-        let Some(record) = &mut self.record else { return };
-        match complete::failure(headers) {
-            None => record.outcome = "ok",
-            Some(failure) => {
-                record.outcome = "error";
-                record.reason = failure
-                    .get_details_error_info()
-                    .or_else(|| {
-                        let completed = status::complete(&failure, "");
-                        completed.get_details_error_info()
-                    })
-                    .map(|info| info.reason);
-            }
-        }
-    }
-}
-
-impl Drop for Recorded {
-    fn drop(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
-        match self.subject.as_ref().and_then(Subject::named) {
-            Some(Named::Entry(key)) => {
-                record.provider = Some(key.provider.to_string());
-                record.bucket = Some(key.bucket.to_string());
-            }
-            Some(Named::Provider(provider)) => record.provider = Some(provider.to_string()),
-            Some(Named::Key(name)) => record.key = Some(name.to_string()),
-            None => {}
-        }
-        self.audit.record(record);
+/// Holds back the refusal of a call over the rate.
+async fn hold(over: bool) {
+    if over {
+        tokio::time::sleep(HOLD).await;
     }
 }
 

@@ -6,10 +6,13 @@ pub mod authority;
 mod complete;
 mod ending;
 pub mod layers;
+mod limits;
 pub mod peer;
+mod recorded;
 pub mod serve;
 mod single;
 pub mod socket;
 
 pub use layers::Layers;
+pub use limits::Limits;
 pub use serve::{Served, serve};

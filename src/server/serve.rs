@@ -23,16 +23,35 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{authority::AcceptAnyAuthority, layers::Layers, peer::Peer};
+use super::{
+    authority::AcceptAnyAuthority,
+    layers::{ConnectionLayers, Layers},
+    limits::{Crowd, Guarded, Place},
+    peer::Peer,
+};
 
 /// How long calls under way may still take when the broker stops.
-const DRAIN: Duration = Duration::from_secs(5);
+pub(super) const DRAIN: Duration = Duration::from_secs(5);
+/// How long the answers to the last of them may take on their way.
+const FLUSH: Duration = Duration::from_secs(1);
 /// The pause after an accept that failed: the system is out of descriptors or memory, and asking at once again would
 /// only burn what is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// HTTP/2's own limit for a header block; the layer's limit of 16 KiB answers with a reason below it.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
 const MAX_STREAMS: u32 = 256;
+/// Streams that the client reset before they were handed on; one more is a flood. A program with some dozens of threads
+/// may cancel all its calls at once while the broker is slow, and `h2`'s own 20 is less; each one costs a task.
+const PENDING_RESETS: usize = 64;
+/// Streams that `h2` resets for breaking the rules, in the life of a connection; one more and the connection ends.
+const LOCAL_RESETS: usize = 1024;
+/// How much of one request may be there unread: a message of 64 KiB is read while it comes.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// How much of all requests of a connection may be there unread; also twice the overhead that `h2` allows DATA in small
+/// frames, and 256 requests in one small frame each must fit in that.
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// How much of one answer `h2` takes before it is sent: the longest unary answer.
+const SEND_BUFFER: usize = 64 * 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -56,15 +75,19 @@ pub async fn serve(
     let listener = UnixListener::from_std(listener)?;
     let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
+    let crowd = Crowd::new(&layers.limits());
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             // Ended connections are taken out at once, so that the set does not grow.
             Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
+            // With one too many, one has been told to go; the next is let in when it is gone.
+            accepted = listener.accept(), if connections.len() <= crowd.most() => match accepted {
                 Ok((stream, _)) => {
-                    let connection = connection(stream, layers.clone(), stopping.clone());
+                    let layers = layers.for_connection(Peer::of(&stream), stopping.clone());
+                    let place = crowd.join(layers.connection());
+                    let connection = serve_one(stream, layers, place);
                     let open = OpenConnection::count(&served.connections);
                     connections.spawn(async move {
                         connection.await;
@@ -73,6 +96,7 @@ pub async fn serve(
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
+                    crowd.shrink();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -81,34 +105,48 @@ pub async fn serve(
     drop(listener);
     stop.send_replace(true);
     let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(DRAIN, drained).await.is_err() {
+    if tokio::time::timeout(DRAIN + FLUSH, drained).await.is_err() {
         tracing::warn!(open = connections.len(), "connections did not end in time and are cut");
     }
     Ok(())
 }
 
-async fn connection(stream: UnixStream, layers: Layers, mut stopping: watch::Receiver<bool>) {
-    let peer = Peer::of(&stream);
-    let service = TowerToHyperService::new(layers.for_connection(peer, stopping.clone()));
-    let io = TokioIo::new(AcceptAnyAuthority::new(stream));
+async fn serve_one(stream: UnixStream, layers: ConnectionLayers, place: Place) {
+    let connection = Arc::clone(layers.connection());
+    let service = TowerToHyperService::new(layers);
+    let io = TokioIo::new(AcceptAnyAuthority::new(Guarded::new(stream, Arc::clone(&connection))));
     let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     http2
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_LIST);
-    let mut connection = std::pin::pin!(http2.serve_connection(io, service));
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        _stop = async { stopping.wait_for(|stop| *stop).await.map(drop) } => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER);
+    let mut http = std::pin::pin!(http2.serve_connection(io, service));
+    let served = async {
+        tokio::select! {
+            ended = &mut http => return ended,
+            () = connection.stopping() => {}
         }
+        // Who has not said anything yet is not waited for.
+        if !connection.settled() {
+            return Ok(());
+        }
+        http.as_mut().graceful_shutdown();
+        http.await
     };
-    if let Err(error) = ended {
-        // Clients end connections in many ways; what matters of a call is in its own record.
-        tracing::debug!(%error, ?peer, "a connection ended with an error");
+    tokio::select! {
+        biased;
+        ended = served => if let Err(error) = ended {
+            // Clients end connections in many ways; what matters of a call is in its own record.
+            tracing::debug!(%error, peer = ?connection.peer(), "a connection ended with an error");
+        },
+        cut = connection.ends(&place) => tracing::debug!(?cut, peer = ?connection.peer(), "a connection was cut"),
     }
 }
 

@@ -22,7 +22,7 @@ pub fn code(reason: Reason) -> Code {
     match reason {
         Reason::NotFound | Reason::ProviderNotFound => Code::NotFound,
         Reason::InvalidRequest => Code::InvalidArgument,
-        Reason::MessageTooLarge => Code::ResourceExhausted,
+        Reason::MessageTooLarge | Reason::RateLimited | Reason::TooManyStreams => Code::ResourceExhausted,
         Reason::Unimplemented => Code::Unimplemented,
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::Unauthorized | Reason::PeerNotAllowed => Code::PermissionDenied,
@@ -45,6 +45,9 @@ pub fn from_error(error: &Error) -> Status {
     let mut details = info(error.reason(), error.metadata());
     if let Error::InvalidRequest { field, problem } = error {
         details.add_bad_request_violation(*field, bounded(problem, MAX_MESSAGE));
+    }
+    if let Some(delay) = error.retry_after() {
+        details.set_retry_info(Some(delay));
     }
     status(error.reason(), &error.to_string(), details)
 }
@@ -120,6 +123,8 @@ fn bounded(text: &str, max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::broker::policy::Right;
     use crate::credential::{EntryKey, Name};
@@ -154,6 +159,12 @@ mod tests {
             Error::ProviderNotFound(longest_key()),
             Error::ShuttingDown,
             Error::DeadlineExceeded { seconds: 1.0 },
+            Error::RequestTooSlow { seconds: 5 },
+            Error::RateLimited {
+                whose: "this connection",
+                retry_after: Duration::from_millis(17),
+            },
+            Error::TooManyStreams { limit: 64 },
             Error::Internal("SECRET CAUSE".into()),
         ];
         for error in errors {
@@ -169,6 +180,21 @@ mod tests {
             assert!(status.details().len() + status.message().len() <= 4096, "{error:?}");
             assert!(!status.message().is_empty() && !format!("{status:?}").contains("SECRET"));
         }
+    }
+
+    #[test]
+    fn a_known_delay_is_told() {
+        let delay = |error: &Error| {
+            from_error(error)
+                .get_details_retry_info()
+                .and_then(|info| info.retry_delay)
+        };
+        let limited = Error::RateLimited {
+            whose: "this connection",
+            retry_after: Duration::from_millis(17),
+        };
+        assert_eq!(delay(&limited), Some(Duration::from_millis(17)));
+        assert_eq!(delay(&Error::TooManyStreams { limit: 64 }), None);
     }
 
     #[test]

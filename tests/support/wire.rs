@@ -41,11 +41,7 @@ impl Wire {
 
     /// Calls a method of the credential service with these headers and this body.
     pub(crate) async fn call_with(&self, method: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
-        let method = if method.starts_with('/') {
-            method.to_owned()
-        } else {
-            format!("{SERVICE}{method}")
-        };
+        let method = path(method);
         let mut all = vec![GRPC];
         all.extend(headers);
         self.http(Method::POST, &method, &all, body).await
@@ -60,7 +56,7 @@ impl Wire {
 
     /// A call of which only the headers were sent.
     pub(crate) async fn begin(&self, method: &str) -> Open {
-        self.open(Method::POST, &format!("{SERVICE}{method}"), &[GRPC]).await
+        self.open(Method::POST, &path(method), &[GRPC]).await
     }
 
     async fn open(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Open {
@@ -71,6 +67,15 @@ impl Wire {
         let mut http2 = self.http2.clone().ready().await.unwrap();
         let (response, body) = http2.send_request(request.body(()).unwrap(), false).unwrap();
         Open { response, body }
+    }
+}
+
+/// The path of a method of the credential service, or the whole path as it is.
+fn path(method: &str) -> String {
+    if method.starts_with('/') {
+        method.to_owned()
+    } else {
+        format!("{SERVICE}{method}")
     }
 }
 
@@ -219,9 +224,15 @@ impl Failure {
             info.reason == "INVALID_REQUEST",
             "BadRequest says which field, for bad input and for nothing else"
         );
+        let retries = of_type("RetryInfo").len();
+        assert_eq!(
+            retries,
+            usize::from(info.reason == "RATE_LIMITED"),
+            "RetryInfo says when, where that is known"
+        );
         assert_eq!(
             rpc.details.len(),
-            1 + usize::from(bad_request.is_some()),
+            1 + retries + usize::from(bad_request.is_some()),
             "unknown details"
         );
         assert!(

@@ -1,0 +1,422 @@
+//! What belongs to one connection for as long as it lives.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    HANDSHAKE, Limits, STREAMED_BURST, STREAMED_PER_SECOND, allowance::Allowance, crowd::Place, progress::Progress,
+    rates::ConnectionRates,
+};
+use crate::{broker::Error, server::peer::Peer};
+
+/// Why the broker ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Cut {
+    /// The first SETTINGS did not come.
+    Handshake,
+    /// A frame was begun and not ended.
+    Frame,
+    /// A header block was begun and not ended.
+    HeaderBlock,
+    /// The peer does not read.
+    Unread,
+    /// The peer grants no room for an answer.
+    Starved,
+    /// Too many frames of a kind that says nothing.
+    Flood(&'static str),
+    /// There is one connection too many.
+    Crowded,
+}
+
+impl Cut {
+    /// What the GOAWAY says.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Handshake => "no_settings_in_time",
+            Self::Frame => "frame_too_slow",
+            Self::HeaderBlock => "header_block_too_slow",
+            Self::Unread => "nothing_read",
+            Self::Starved => "no_window_for_an_answer",
+            Self::Flood(word) => word,
+            Self::Crowded => "too_many_connections",
+        }
+    }
+}
+
+/// One connection: shared by its adapter, its layers, its calls and the crowd.
+pub(in crate::server) struct Connection {
+    peer: Option<Peer>,
+    accepted: Instant,
+    rates: ConnectionRates,
+    streams: usize,
+    stopping: watch::Receiver<bool>,
+    progress: Mutex<Progress>,
+    calls: Mutex<Calls>,
+    cut: Mutex<Option<Cut>>,
+    /// Something may have become due that the connection's task does not wait for yet.
+    news: Notify,
+}
+
+#[derive(Debug)]
+struct Calls {
+    open: usize,
+    /// Since when none is open, if none is.
+    idle_since: Instant,
+    streams: usize,
+    streamed: Allowance,
+    next: u64,
+    /// When what is there of an answer must have been taken, by call.
+    untaken: BTreeMap<u64, Instant>,
+    /// No later than the earliest of these, so that it is looked for only when it could be due.
+    earliest: Option<Instant>,
+}
+
+impl Connection {
+    pub(in crate::server) fn new(peer: Option<Peer>, limits: &Limits, stopping: watch::Receiver<bool>) -> Arc<Self> {
+        let now = Instant::now();
+        Arc::new(Self {
+            peer,
+            accepted: now,
+            rates: ConnectionRates::new(limits),
+            streams: limits.streams.get() as usize,
+            stopping,
+            progress: Mutex::new(Progress::new(now, limits.frames_per_second())),
+            calls: Mutex::new(Calls {
+                open: 0,
+                idle_since: now,
+                streams: 0,
+                streamed: Allowance::new(now, STREAMED_PER_SECOND, STREAMED_BURST),
+                next: 0,
+                untaken: BTreeMap::new(),
+                earliest: None,
+            }),
+            cut: Mutex::new(None),
+            news: Notify::new(),
+        })
+    }
+
+    pub(in crate::server) fn peer(&self) -> Option<Peer> {
+        self.peer
+    }
+
+    pub(in crate::server) fn rates(&self) -> &ConnectionRates {
+        &self.rates
+    }
+
+    pub(super) fn accepted(&self) -> Instant {
+        self.accepted
+    }
+
+    /// Since when it has no open call; `None`: it has one.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        let calls = self.calls();
+        (calls.open == 0).then_some(calls.idle_since)
+    }
+
+    /// Whether the first SETTINGS has come.
+    pub(in crate::server) fn settled(&self) -> bool {
+        self.progress().settled()
+    }
+
+    /// Completes when the broker stops.
+    pub(in crate::server) fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopping = self.stopping.clone();
+        async move {
+            // An error means that the accept loop is gone, which is a stop as well.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        }
+    }
+
+    /// A call begins.
+    pub(in crate::server) fn open_call(self: &Arc<Self>) -> OpenCall {
+        let mut calls = self.calls();
+        calls.open += 1;
+        calls.next += 1;
+        OpenCall {
+            connection: Arc::clone(self),
+            id: calls.next,
+        }
+    }
+
+    /// A streaming call begins.
+    ///
+    /// # Errors
+    /// [`Error::TooManyStreams`].
+    pub(in crate::server) fn open_stream(self: &Arc<Self>) -> Result<OpenStream, Error> {
+        let mut calls = self.calls();
+        if calls.streams >= self.streams {
+            return Err(Error::TooManyStreams { limit: self.streams });
+        }
+        calls.streams += 1;
+        Ok(OpenStream(Arc::clone(self)))
+    }
+
+    /// So many octets came in on a stream; returns how long to wait with the next.
+    pub(super) fn streamed(&self, octets: usize) -> Duration {
+        let octets = u32::try_from(octets).unwrap_or(u32::MAX);
+        self.calls().streamed.spend(octets, Instant::now())
+    }
+
+    /// Has the connection ended, for the first reason that is given.
+    pub(super) fn cut(&self, cut: Cut) {
+        self.reason().get_or_insert(cut);
+        self.news.notify_one();
+    }
+
+    /// Why it is being ended.
+    pub(super) fn why_cut(&self) -> Option<Cut> {
+        *self.reason()
+    }
+
+    /// Completes when the connection has to end. To be polled by the task that serves the connection, after the
+    /// connection: only then has all been read that is there, and what is missing is the peer's fault.
+    pub(in crate::server) async fn ends(&self, place: &Place) -> Cut {
+        let mut sleep = pin!(sleep_until(self.accepted + HANDSHAKE));
+        let mut news = pin!(self.news.notified());
+        let mut settled = false;
+        let cut = poll_fn(|cx| {
+            loop {
+                while news.as_mut().poll(cx).is_ready() {
+                    news.set(self.news.notified());
+                }
+                if let Some(cut) = self.why_cut() {
+                    return Poll::Ready(cut);
+                }
+                if !settled && self.settled() {
+                    settled = true;
+                    place.settle();
+                }
+                let now = Instant::now();
+                match self.due(now) {
+                    None => return Poll::Pending,
+                    Some((at, cut)) if at <= now => return Poll::Ready(cut),
+                    Some((at, _)) => {
+                        if sleep.deadline() != at {
+                            sleep.as_mut().reset(at);
+                        }
+                        if sleep.as_mut().poll(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        })
+        .await;
+        // The adapter says it to the peer when it is dropped.
+        self.cut(cut);
+        cut
+    }
+
+    fn due(&self, now: Instant) -> Option<(Instant, Cut)> {
+        let answer = self.calls().due(now).map(|at| (at, Cut::Starved));
+        let progress = self.progress().due();
+        [answer, progress].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    pub(super) fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reason(&self) -> MutexGuard<'_, Option<Cut>> {
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Calls {
+    /// When the first answer is overdue.
+    fn due(&mut self, now: Instant) -> Option<Instant> {
+        if self.earliest.is_some_and(|earliest| earliest <= now) {
+            self.earliest = self.untaken.values().min().copied();
+        }
+        self.earliest
+    }
+}
+
+/// An open call of a connection, until it is dropped.
+pub(in crate::server) struct OpenCall {
+    connection: Arc<Connection>,
+    id: u64,
+}
+
+impl OpenCall {
+    /// Something is there for the peer, who has so much time to take it.
+    pub(super) fn offered(&self, time: Duration) {
+        let at = Instant::now() + time;
+        let mut calls = self.connection.calls();
+        calls.untaken.insert(self.id, at);
+        if calls.earliest.is_none_or(|earliest| at < earliest) {
+            calls.earliest = Some(at);
+            drop(calls);
+            self.connection.news.notify_one();
+        }
+    }
+
+    /// The peer has taken it.
+    pub(super) fn taken(&self) {
+        self.connection.calls().untaken.remove(&self.id);
+    }
+}
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        let mut calls = self.connection.calls();
+        calls.untaken.remove(&self.id);
+        calls.open -= 1;
+        if calls.open == 0 {
+            calls.idle_since = Instant::now();
+        }
+    }
+}
+
+/// An open streaming call of a connection, until it is dropped.
+pub(in crate::server) struct OpenStream(Arc<Connection>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.calls().streams -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::limits::{Crowd, STREAM_MESSAGE, UNARY_ANSWER};
+
+    fn connection() -> (Arc<Connection>, Place, watch::Sender<bool>) {
+        let limits = Limits::default();
+        let (stop, stopping) = watch::channel(false);
+        let connection = Connection::new(None, &limits, stopping);
+        let place = Crowd::new(&limits).join(&connection);
+        (connection, place, stop)
+    }
+
+    fn settle(connection: &Connection) {
+        let now = Instant::now();
+        connection.progress().read(&[0; 24], now).unwrap();
+        connection.progress().read(&[0, 0, 0, 4, 0, 0, 0, 0, 0], now).unwrap();
+    }
+
+    async fn ends_after(connection: &Connection, place: &Place) -> (u64, Cut) {
+        let start = Instant::now();
+        let cut = connection.ends(place).await;
+        (start.elapsed().as_secs(), cut)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_peer_is_left_after_5_s() {
+        let (connection, place, _stop) = connection();
+        assert_eq!(ends_after(&connection, &place).await, (5, Cut::Handshake));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_left_alone() {
+        let (connection, place, _stop) = connection();
+        settle(&connection);
+        let day = Duration::from_secs(86_400);
+        assert!(tokio::time::timeout(day, connection.ends(&place)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_taken_ends_the_connection() {
+        let (connection, place, _stop) = connection();
+        settle(&connection);
+        let (unary, stream) = (connection.open_call(), connection.open_call());
+        stream.offered(STREAM_MESSAGE);
+        let waits = async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            // Taken in time, and again: no reason to end.
+            for _ in 0..3 {
+                unary.offered(UNARY_ANSWER);
+                tokio::time::sleep(Duration::from_secs(9)).await;
+                unary.taken();
+            }
+            unary.offered(UNARY_ANSWER);
+            std::future::pending::<()>().await;
+        };
+        let ((after, cut), ()) = tokio::select! {
+            ended = ends_after(&connection, &place) => (ended, ()),
+            () = waits => unreachable!(),
+        };
+        assert_eq!((after, cut), (20 + 27 + 10, Cut::Starved));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_65th_stream_is_one_too_many_until_another_ends() {
+        let (connection, _place, _stop) = connection();
+        let mut open: Vec<_> = (0..64).map(|_| connection.open_stream().unwrap()).collect();
+        assert!(matches!(
+            connection.open_stream(),
+            Err(Error::TooManyStreams { limit: 64 })
+        ));
+        open.pop();
+        assert!(connection.open_stream().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_is_since_the_last_call_ended() {
+        let (connection, _place, _stop) = connection();
+        let accepted = Instant::now();
+        assert_eq!(connection.idle_since(), Some(accepted));
+        let (first, second) = (connection.open_call(), connection.open_call());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        drop(first);
+        assert_eq!(connection.idle_since(), None);
+        tokio::time::advance(Duration::from_secs(4)).await;
+        drop(second);
+        assert_eq!(connection.idle_since(), Some(accepted + Duration::from_secs(7)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_65_silent_connections_and_of_257_others_one_goes() {
+        let limits = Limits::default();
+        let crowd = Crowd::new(&limits);
+        let (_stop, stopping) = watch::channel(false);
+        let mut members = Vec::new();
+        let mut join = || {
+            let connection = Connection::new(None, &limits, stopping.clone());
+            let place = crowd.join(&connection);
+            members.push((connection, place));
+            members.len() - 1
+        };
+        for _ in 0..64 {
+            join();
+        }
+        join();
+        let gone = |members: &[(Arc<Connection>, Place)]| -> Vec<usize> {
+            let gone = |(at, (connection, _)): (usize, &(Arc<Connection>, Place))| connection.why_cut().map(|_| at);
+            members.iter().enumerate().filter_map(gone).collect()
+        };
+        assert_eq!(gone(&members), [0]);
+        for (_, place) in members.iter().skip(1) {
+            place.settle();
+        }
+        for _ in 64..256 {
+            let connection = Connection::new(None, &limits, stopping.clone());
+            let place = crowd.join(&connection);
+            place.settle();
+            members.push((connection, place));
+        }
+        assert_eq!(gone(&members), [0]);
+        let busy = members[1].0.open_call();
+        let connection = Connection::new(None, &limits, stopping.clone());
+        let place = crowd.join(&connection);
+        place.settle();
+        assert_eq!(gone(&members), [0, 2]);
+        drop(busy);
+    }
+}
