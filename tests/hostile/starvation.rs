@@ -1,0 +1,63 @@
+//! Clients that ask and do not take the answers.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    siege::{Load, siege},
+    wire::*,
+};
+
+/// No room for a single octet of any answer.
+#[tokio::test]
+async fn no_window() {
+    siege("window starvation", Load::Waiting, |socket| async move {
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let socket = socket.clone();
+            all.spawn(async move {
+                let mut raw = Raw::open_with(&socket, &[0, 4, 0, 0, 0, 0]).await;
+                for stream in 0..50 {
+                    raw.send(&call(2 * stream + 1, GET_TOKEN, MESSAGE)).await.unwrap();
+                }
+                raw.last_word(Duration::from_secs(14)).await
+            });
+        }
+        while let Some(said) = all.join_next().await {
+            assert_eq!(said.unwrap().as_deref(), Some("11 no_window_for_an_answer"));
+        }
+    })
+    .await;
+}
+
+/// Reads nothing, grants all the room there is, and asks for much.
+#[tokio::test]
+async fn nothing_read() {
+    siege("nothing read", Load::Waiting, |socket| async move {
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let socket = socket.clone();
+            all.spawn(async move {
+                let mut raw = Raw::open_with(&socket, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
+                let room = (0x7fff_ffff_u32 - 0xffff).to_be_bytes();
+                raw.send(&frame(WINDOW_UPDATE, 0, 0, &room)).await.unwrap();
+                raw.send(&headers(1, REFLECTION)).await.unwrap();
+                // The answer to each is the whole .proto file.
+                let symbol = b"credbroker.v1.CredentialBroker";
+                let mut ask = vec![0, 0, 0, 0, 2 + symbol.len() as u8, 0x22, symbol.len() as u8];
+                ask.extend(symbol);
+                let ask = frame(DATA, 0, 1, &ask);
+                let start = Instant::now();
+                while raw.send(&ask).await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    assert!(start.elapsed() < Duration::from_secs(30), "not ended");
+                }
+            });
+        }
+        while let Some(ended) = all.join_next().await {
+            ended.unwrap();
+        }
+    })
+    .await;
+}
