@@ -21,7 +21,7 @@ use std::{
 
 use credbroker::{
     broker::policy::{NamePattern, Policy},
-    client::Client,
+    client::{ApiKeyStore as _, CredentialStore as _, ProxyTokenStore},
     config::{Config, Environment},
     daemon::{self, Options, Running, SocketChoice},
     proto::{self, credential_broker_client::CredentialBrokerClient},
@@ -69,7 +69,7 @@ async fn only_the_socket_is_in_the_directory_that_is_mounted() {
 #[tokio::test]
 async fn an_absent_entry_is_none_and_not_access_denied() {
     let (_host, running, _stub) = serving(Policy::host()).await;
-    let client = Client::connect(running.socket().to_owned(), None).await.unwrap();
+    let client = ProxyTokenStore::new(running.socket(), None).unwrap();
     let entry = key("p", "absent");
     assert!(client.get_token(&entry, Duration::ZERO).await.unwrap().is_none());
     assert!(client.get_bucket_stats(&entry).await.unwrap().is_none());

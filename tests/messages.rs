@@ -262,7 +262,9 @@ fn the_configurations_errors_say_what_to_do() {
 
 #[tokio::test]
 async fn the_clients_errors_say_what_to_do() {
-    let absent = client::Client::connect("/nonexistent/sock".into(), None)
+    let absent = client::ProxyTokenStore::new("/nonexistent/sock", None)
+        .unwrap()
+        .server_info()
         .await
         .err()
         .unwrap();
@@ -275,14 +277,14 @@ async fn the_clients_errors_say_what_to_do() {
         "Credential broker connection lost. Restart the session."
     );
     assert_eq!(
-        client::Error::VersionMismatch.to_string(),
+        client::Error::UnknownVersion(client::Refusal::new("other words")).to_string(),
         "Credential broker version mismatch. Restart the session."
     );
     says_what_to_do(&client::Error::InvalidCapability);
     let other = |reason: &str| client::Error::Other {
         code: tonic::Code::Internal,
         reason: reason.into(),
-        message: "something else".into(),
+        refusal: client::Refusal::new("something else"),
     };
     says_what_to_do(&other(""));
     // What a newer broker says is its own sentence; the name of its reason helps to look it up.

@@ -80,6 +80,10 @@ errors! {
     MessageTooLarge,
     /// The broker does not have the method: it is older than this client.
     Unimplemented,
+    /// More requests than the socket's rate allows; [`Refusal::retry_after`] says how long to wait.
+    RateLimited,
+    /// More streaming calls at once than a connection may have.
+    TooManyStreams,
     /// The capability is missing or wrong.
     Unauthenticated,
     /// Outside the sandbox's policy.

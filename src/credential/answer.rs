@@ -7,6 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
+use zeroize::Zeroize as _;
 
 use crate::{
     clock::Now,
@@ -51,19 +52,20 @@ pub struct InvalidAnswer(String);
 /// # Errors
 /// Not a JSON object, no access token, or a field of the wrong type.
 pub fn parse_answer(json: &[u8], rules: &AnswerRules, saved_by: &str, now: &Now) -> Result<TokenSet, InvalidAnswer> {
-    let value: Value = serde_json::from_slice(json)
+    let answer: Answer = serde_json::from_slice(json)
+        .map(Answer)
         .map_err(|e| InvalidAnswer(format!("not JSON (line {}, column {})", e.line(), e.column())))?;
-    let Value::Object(fields) = value else {
+    let Value::Object(fields) = &answer.0 else {
         return Err(InvalidAnswer("not a JSON object".into()));
     };
-    let access_token = token_field(&fields, "access_token")?.ok_or_else(|| {
+    let access_token = token_field(fields, "access_token")?.ok_or_else(|| {
         InvalidAnswer("\"access_token\" is missing; expected an answer as in RFC 6749 section 5.1".into())
     })?;
-    let refresh_token = token_field(&fields, "refresh_token")?;
-    let expiry = expiry(&fields, refresh_token.is_some(), rules, now)?;
-    let subject = match short_field(&fields, "sub")? {
+    let refresh_token = token_field(fields, "refresh_token")?;
+    let expiry = expiry(fields, refresh_token.is_some(), rules, now)?;
+    let subject = match short_field(fields, "sub")? {
         Some(subject) => Some(subject.to_owned()),
-        None => text_field(&fields, "id_token")?
+        None => text_field(fields, "id_token")?
             .and_then(subject_of_id_token)
             .filter(|subject| subject.len() <= MAX_TEXT),
     };
@@ -71,12 +73,30 @@ pub fn parse_answer(json: &[u8], rules: &AnswerRules, saved_by: &str, now: &Now)
         access_token: SecretString::from(access_token),
         refresh_token: refresh_token.map(SecretString::from),
         expiry,
-        token_type: short_field(&fields, "token_type")?.unwrap_or("Bearer").to_owned(),
-        scope: short_field(&fields, "scope")?.unwrap_or_default().to_owned(),
+        token_type: short_field(fields, "token_type")?.unwrap_or("Bearer").to_owned(),
+        scope: short_field(fields, "scope")?.unwrap_or_default().to_owned(),
         subject,
-        extra: extra(&fields, rules, refresh_token)?,
+        extra: extra(fields, rules, refresh_token)?,
         saved_by: saved_by.to_owned(),
     })
+}
+
+/// A parsed answer: full of secrets, so its strings are wiped on drop.
+struct Answer(Value);
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// A field that is a string and not empty; `null` counts as absent.

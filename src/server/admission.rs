@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, header::AUTHORIZATION};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
 
 use crate::{
     broker::{Caller, Error, caller::Subject, policy::Policy},
@@ -53,7 +54,7 @@ impl Admission {
             Self::Capability(sandboxes) => sandboxes,
         };
         let presented = presented(headers)?;
-        let digest: [u8; 32] = Sha256::digest(presented).into();
+        let digest: [u8; 32] = Sha256::digest(*presented).into();
         let mut found = None;
         for sandbox in sandboxes {
             if bool::from(sandbox.capability_sha256.ct_eq(&digest)) {
@@ -70,7 +71,7 @@ impl Admission {
 }
 
 /// The 32 bytes of `authorization: Bearer <hex>` (RFC 6750 section 2.1; the scheme is case-insensitive).
-fn presented(headers: &HeaderMap) -> Result<[u8; CAPABILITY_BYTES], Error> {
+fn presented(headers: &HeaderMap) -> Result<Zeroizing<[u8; CAPABILITY_BYTES]>, Error> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(Error::Unauthenticated("missing"))?;
     let wrong = Error::Unauthenticated("wrong");
@@ -85,12 +86,12 @@ fn presented(headers: &HeaderMap) -> Result<[u8; CAPABILITY_BYTES], Error> {
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, hex)| hex.trim())
         .ok_or(Error::Unauthenticated("not sent as `Bearer` and a space before it"))?;
-    let mut bytes = [0; CAPABILITY_BYTES];
+    let mut bytes = Zeroizing::new([0; CAPABILITY_BYTES]);
     if hex.len() != 2 * CAPABILITY_BYTES {
         return Err(wrong);
     }
     data_encoding::HEXLOWER_PERMISSIVE
-        .decode_mut(hex.as_bytes(), &mut bytes)
+        .decode_mut(hex.as_bytes(), bytes.as_mut_slice())
         .map_err(|_partial| wrong)?;
     Ok(bytes)
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{CWD, Mode, OFlags, RenameFlags},
     io::Errno,
 };
 
@@ -111,18 +111,31 @@ pub(super) fn replace(directory: &Path, name: &str, content: &[u8]) -> Result<()
 pub(super) fn create(directory: &Path, name: &str, content: &[u8]) -> Result<bool, AtPath> {
     let temporary = directory.join(temporary_name(name));
     let target = directory.join(name);
-    write_new(&temporary, content)?;
-    // A link, not a rename: it never replaces a file that somebody else has put there meanwhile.
-    let linked = fs::hard_link(&temporary, &target);
-    let cleared = remove_if_there(&temporary);
-    match linked {
-        Ok(()) => {
-            cleared?;
-            sync_directory(directory)?;
-            Ok(true)
-        }
+    let moved = write_new(&temporary, content)
+        .and_then(|()| move_unless_there(&temporary, &target).map_err(|cause| AtPath::new(&target, cause)))
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+    if moved {
+        sync_directory(directory)?;
+    } else {
+        remove_if_there(&temporary)?;
+    }
+    Ok(moved)
+}
+
+/// Never replaces a file that somebody else has put there meanwhile; `false`: somebody has. In one step, so that no
+/// crash leaves the content under two names.
+fn move_unless_there(from: &Path, to: &Path) -> io::Result<bool> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => return Ok(true),
+        Err(Errno::EXIST) => return Ok(false),
+        // Not every file system knows it.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        Err(cause) => return Err(cause.into()),
+    }
+    match fs::hard_link(from, to) {
+        Ok(()) => fs::remove_file(from).map(|()| true),
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(cause) => Err(AtPath::new(&target, cause)),
+        Err(cause) => Err(cause),
     }
 }
 
