@@ -65,7 +65,7 @@ pub struct FileStoreConfig {
 }
 
 /// Where the identity comes from. Records are encrypted to every identity that it yields.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub enum IdentitySource {
     /// `identity.txt` in the store, made with the first record.
     #[default]
@@ -74,6 +74,17 @@ pub enum IdentitySource {
     File(PathBuf),
     /// A shell command that prints an age identity file.
     Command(String),
+}
+
+impl fmt::Debug for IdentitySource {
+    /// Without the command line, where people put passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("Default"),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Command(_) => f.write_str("Command(..)"),
+        }
+    }
 }
 
 /// The store. Clones share locks and memory.
