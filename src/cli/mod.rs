@@ -7,6 +7,7 @@ mod doctor;
 mod failure;
 mod key;
 mod output;
+mod panics;
 mod providers;
 mod run;
 mod serve;
@@ -57,9 +58,10 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>, environment: &Environ
     }
 }
 
-/// From the first moment on, no other process of this user may read this one's memory, and no file is made readable by
-/// others.
+/// From the first moment on, no other process of this user may read this one's memory, no file is made readable by
+/// others, and no panic quotes what was being worked on.
 fn harden() {
+    panics::withhold_values();
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
         output::warning(&format!("this process stays readable for others of this user: {error}"));
