@@ -1,0 +1,305 @@
+//! `Debug` of everything public: no type that can hold a secret shows it, and every new type has to say which it is.
+
+use std::{
+    collections::BTreeSet,
+    fmt::Debug,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use credbroker::{
+    clock::{Clock as _, SystemClock},
+    config::{self, Config, Environment},
+    credential::{AccessToken, AnswerRules, EntryKey, Revision, TokenSet, parse_answer},
+    proto,
+    store::{
+        KeyStore as _, OverCorrupt, StoredTokens, TokenStore,
+        file::{FileStore, FileStoreConfig, IdentitySource},
+        memory::MemoryStore,
+    },
+};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+
+use crate::scanner::Scanner;
+
+const SECRET: &str = "rt-canary-\"debug\"-8c2f6a4e";
+
+/// Public types of `src/` whose `Debug` is shown something secret below.
+const CAN_HOLD_A_SECRET: [&str; 15] = [
+    "config/endpoint.rs Endpoint",
+    "config/environment.rs Environment",
+    "config/mod.rs Config",
+    "config/mod.rs IdentitySource",
+    "config/mod.rs StoreConfig",
+    "config/providers.rs ClientSecret",
+    "config/providers.rs ProviderConfig",
+    "config/values.rs Params",
+    "config/values.rs ShellCommand",
+    "credential/token.rs AccessToken",
+    "credential/token.rs TokenSet",
+    "store/file/mod.rs FileStore",
+    "store/file/mod.rs FileStoreConfig",
+    "store/file/mod.rs IdentitySource",
+    "store/memory.rs MemoryStore",
+];
+/// More of them, which hold the ones above.
+const HOLD_ONE_THAT_CAN: [&str; 5] = [
+    "proto.rs AccessToken",
+    "proto.rs GetApiKeyResponse",
+    "proto.rs GetTokenResponse",
+    "proto.rs SaveTokenRequest",
+    "store/mod.rs StoredTokens",
+];
+/// Those that have no place for one: names, times, counts, paths, digests, and words that were checked or fixed.
+const HOLD_NONE: &str = "
+    broker/audit.rs Audit AuditWriter Record
+    broker/caller.rs Caller Named Subject
+    broker/error.rs Error
+    broker/mod.rs Revocation
+    broker/page.rs Page PageRequest
+    broker/policy.rs EntryPattern NamePattern PatternError Policy Right
+    broker/stats.rs BucketStats
+    broker/status.rs EntryState EntryStatus
+    cli/args.rs Cli Command KeyCommand LogFormat Rights RunArgs SandboxKind ServeArgs StatusArgs TokenCommand
+    cli/args.rs TokenGetArgs TokenImportArgs
+    client/error.rs Error
+    client/mod.rs BucketStats ServerInfo
+    clock.rs Now SystemClock
+    config/error.rs ConfigError
+    config/mod.rs AuditConfig
+    config/policy_file.rs PolicyFile Sandbox
+    config/schema.rs Key Kind
+    credential/answer.rs AnswerRules InvalidAnswer
+    credential/expiry.rs Expiry
+    credential/name.rs EntryKey InvalidName Name
+    credential/token.rs Revision
+    daemon.rs Options SocketChoice StartError
+    reason.rs Reason
+    server/admission.rs Admission Sandbox
+    server/authority/mod.rs AcceptAnyAuthority
+    server/peer.rs AllowedPeers Peer
+    server/serve.rs Served
+    server/socket/bind.rs BoundSocket SocketGuard
+    server/socket/broker_dir.rs BrokerDir Exposure
+    server/socket/error.rs DirRole Failure Flaw SocketError
+    server/socket/layout.rs DirName
+    server/socket/runtime_dir.rs LiveBroker RuntimeDir
+    store/mod.rs Operation OverCorrupt StoreError
+";
+/// Messages of the protocol that have a field for a secret; their `Debug` is ours.
+const SECRET_MESSAGES: [&str; 4] = [
+    "AccessToken",
+    "GetApiKeyResponse",
+    "GetTokenResponse",
+    "SaveTokenRequest",
+];
+/// Field names that carry a secret.
+const SECRET_FIELDS: [&str; 5] = ["access_token", "api_key", "code", "extra", "session_id"];
+
+fn listed() -> BTreeSet<String> {
+    let none = HOLD_NONE.lines().flat_map(|line| {
+        let mut words = line.split_whitespace();
+        let file = words.next().unwrap_or_default();
+        words.map(move |name| format!("{file} {name}"))
+    });
+    let some = CAN_HOLD_A_SECRET.iter().chain(&HOLD_ONE_THAT_CAN);
+    some.map(|name| (*name).to_owned()).chain(none).collect()
+}
+
+/// Every public type of a source file that has `Debug`.
+fn types_of(source: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut derives_debug = false;
+    let source = source.split("\nmod tests {").next().unwrap_or_default();
+    for line in source.lines().map(str::trim) {
+        let item = |public: &str| {
+            let words = ["struct ", "enum ", "union "];
+            words
+                .iter()
+                .find_map(|word| line.strip_prefix(public)?.strip_prefix(word))
+        };
+        if line.starts_with("#[derive(") {
+            derives_debug |= line.contains("Debug");
+        } else if let Some((_, of)) = line.split_once("Debug for ").filter(|_| line.starts_with("impl")) {
+            found.push(identifier(of));
+        } else if let Some(name) = item("pub ") {
+            if derives_debug {
+                found.push(identifier(name));
+            }
+            derives_debug = false;
+        } else if item("").is_some() || item("pub(super) ").is_some() || item("pub(crate) ").is_some() {
+            derives_debug = false;
+        }
+    }
+    // A macro's `$name` is none.
+    found.retain(|name| !name.is_empty());
+    found
+}
+
+fn identifier(text: &str) -> String {
+    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+}
+
+fn sources(below: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(below).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
+        .collect()
+}
+
+#[test]
+fn a_new_type_with_debug_has_to_say_whether_it_can_hold_a_secret() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let found: BTreeSet<String> = sources(&root)
+        .iter()
+        .flat_map(|path| {
+            let file = path.strip_prefix(&root).unwrap().display().to_string();
+            let types = types_of(&fs::read_to_string(path).unwrap());
+            types.into_iter().map(move |name| format!("{file} {name}"))
+        })
+        .collect();
+    let listed = listed();
+    let new: Vec<_> = found.difference(&listed).collect();
+    assert!(
+        new.is_empty(),
+        "put these into a list above; one that can hold a secret also into a test below: {new:?}"
+    );
+    let gone: Vec<_> = listed.difference(&found).collect();
+    assert!(gone.is_empty(), "these are gone, or have no Debug any more: {gone:?}");
+}
+
+#[test]
+fn the_parser_of_sources_finds_every_way_to_have_debug() {
+    let source = "#[derive(Clone, Debug)]\n/// Text.\n#[command(\n  a\n)]\npub struct A<T>(T);\n\
+                  impl fmt::Debug for B {\nimpl<T: Debug> std::fmt::Debug for C<T> {\n\
+                  #[derive(Clone)]\npub struct D;\n#[derive(Debug)]\nstruct E;\npub enum F {}\n";
+    assert_eq!(types_of(source), ["A", "B", "C"]);
+}
+
+#[test]
+fn a_message_with_a_field_for_a_secret_has_a_debug_of_ours() {
+    let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
+    let ours = set.file.iter().filter(|file| file.package() == "credbroker.v1");
+    let holding: BTreeSet<&str> =
+        ours.flat_map(|file| &file.message_type)
+            .filter(|message| {
+                message.field.iter().any(|field| {
+                    SECRET_FIELDS.contains(&field.name()) || field.type_name() == ".credbroker.v1.AccessToken"
+                })
+            })
+            .map(prost_types::DescriptorProto::name)
+            .collect();
+    assert_eq!(holding, BTreeSet::from(SECRET_MESSAGES));
+}
+
+fn assert_silent(scanner: &Scanner, what: &str, value: &dyn Debug) {
+    scanner.assert_clean(what, format!("{value:?}"));
+    scanner.assert_clean(what, format!("{value:#?}"));
+}
+
+fn token_set() -> TokenSet {
+    let json = serde_json::json!({
+        "access_token": SECRET, "refresh_token": format!("{SECRET}+"), "scope": "s", "token_type": "t",
+        "sub": "me", "id": format!("{SECRET}-id"),
+    });
+    let rules = AnswerRules {
+        extra_fields: vec!["id".into()],
+        ..AnswerRules::default()
+    };
+    parse_answer(json.to_string().as_bytes(), &rules, "import", &SystemClock::new().now()).unwrap()
+}
+
+#[test]
+fn no_debug_of_tokens_shows_them() {
+    let scanner = Scanner::new([("the secret", SECRET)]);
+    let tokens = token_set();
+    let access: AccessToken = tokens.to_access_token(&Revision::random(), &SystemClock::new().now());
+    assert_eq!(access.extra.len(), 1, "the extra field is there");
+    assert_silent(&scanner, "AccessToken", &access);
+    assert_silent(&scanner, "TokenSet", &tokens);
+    let stored = StoredTokens {
+        revision: Revision::random(),
+        tokens,
+    };
+    assert_silent(&scanner, "StoredTokens", &stored);
+
+    let wire = proto::AccessToken {
+        access_token: SECRET.into(),
+        extra: [("k".to_owned(), SECRET.to_owned()), (SECRET.to_owned(), String::new())].into(),
+        ..Default::default()
+    };
+    assert_silent(&scanner, "proto::AccessToken", &wire);
+    let answer = proto::GetTokenResponse {
+        token: Some(wire.clone()),
+    };
+    assert_silent(&scanner, "GetTokenResponse", &answer);
+    assert_silent(&scanner, "a whole response", &tonic::Response::new(answer));
+    let request = proto::SaveTokenRequest {
+        token: Some(wire),
+        ..Default::default()
+    };
+    assert_silent(&scanner, "SaveTokenRequest", &tonic::Request::new(request));
+    let key = proto::GetApiKeyResponse { api_key: SECRET.into() };
+    assert_silent(&scanner, "GetApiKeyResponse", &key);
+}
+
+#[test]
+fn no_debug_of_the_configuration_shows_what_people_write_into_it() {
+    let scanner = Scanner::new([("the secret", SECRET)]);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.toml");
+    let text = format!(
+        "[store]\nidentity_command = 'echo {SECRET}'\n\
+         [providers.p]\nclient_id = 'c'\ntoken_endpoint = 'https://a.example/?key={query}'\n\
+         client_secret_command = 'echo {SECRET}'\nauthorization_params = {{ k = '{SECRET}' }}\n\
+         token_params = {{ k = '{SECRET}' }}\n",
+        query = "rt-canary-debug-query-4e1d"
+    );
+    fs::write(&file, text).unwrap();
+    let environment: Environment = [("HOME", directory.path().to_str().unwrap()), ("X", SECRET)]
+        .into_iter()
+        .collect();
+    let config = Config::load(Some(&file), &environment).unwrap();
+    let provider = config.providers.values().next().unwrap();
+    assert_silent(&scanner, "Environment", &environment);
+    assert_silent(&scanner, "Config", &config);
+    assert_silent(&scanner, "StoreConfig", &config.store);
+    assert_silent(&scanner, "config::IdentitySource", &config.store.identity);
+    assert_silent(&scanner, "ProviderConfig", provider);
+    assert_silent(&scanner, "ClientSecret", &provider.client_secret);
+    assert_silent(&scanner, "Params", &provider.token_params);
+    let config::IdentitySource::Command(command) = &config.store.identity else {
+        panic!("no command")
+    };
+    assert_silent(&scanner, "ShellCommand", command);
+    let query = Scanner::new([("the query", "rt-canary-debug-query-4e1d")]);
+    assert_silent(&query, "Endpoint", &provider.token_endpoint);
+}
+
+#[tokio::test]
+async fn no_debug_of_a_store_shows_what_is_in_it() {
+    let scanner = Scanner::new([("the secret", SECRET)]);
+    let directory = tempfile::tempdir().unwrap();
+    let identity = IdentitySource::Command(format!("echo '{SECRET}'"));
+    assert_silent(&scanner, "IdentitySource", &identity);
+    let config = FileStoreConfig {
+        path: directory.path().join("store"),
+        identity,
+        allow_network_fs: false,
+    };
+    assert_silent(&scanner, "FileStoreConfig", &config);
+    assert_silent(&scanner, "FileStore", &FileStore::open(config).unwrap());
+    let memory = MemoryStore::default();
+    let key = EntryKey::parse("p", "").unwrap();
+    let wait = Duration::from_secs(10);
+    let mut guard = memory.lock(&key, wait).await.unwrap();
+    guard.write(token_set(), OverCorrupt::Refuse).await.unwrap();
+    memory.write(&"k".parse().unwrap(), SECRET.into(), wait).await.unwrap();
+    assert_silent(&scanner, "MemoryStore", &memory);
+    let read: Option<Arc<StoredTokens>> = TokenStore::read(&memory, &key).await.unwrap();
+    assert!(read.is_some());
+    assert_silent(&scanner, "what a store answers", &read);
+}
