@@ -400,7 +400,7 @@ fn no_message_about_a_mistake_quotes_the_secret_that_was_put_in_the_wrong_place(
         scanner.assert_clean(what, everything_said(&answer));
     };
     for answer in [
-        format!("{MISPLACED}"),
+        MISPLACED.to_string(),
         format!("{{\"access_token\": \"{MISPLACED}"),
         format!("{{\"access_token\": [\"{MISPLACED}\"]}}"),
         format!("{{\"access_token\": \"a\", \"refresh_token\": {{\"a\": \"{MISPLACED}\"}}}}"),
@@ -447,7 +447,7 @@ fn no_message_about_a_mistake_quotes_the_secret_that_was_put_in_the_wrong_place(
         check(&config, world.command(&["--config", &file, "token", "get", "p"]), "");
     }
     for (file, flag) in [
-        (format!("{MISPLACED}"), "--capability-file"),
+        (MISPLACED.to_string(), "--capability-file"),
         (format!("{CAPABILITY}0"), "--capability-file"),
         (MISPLACED.to_owned(), "--policy"),
         (format!("[sandboxes.a]\ncapability_sha256 = '{MISPLACED}'"), "--policy"),

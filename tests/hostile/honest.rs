@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use credbroker::{client::Client, credential::EntryKey};
+use credbroker::{
+    client::{CredentialStore as _, ProxyTokenStore},
+    credential::EntryKey,
+};
 use tokio::time::Instant;
 
 use crate::broker::PROVIDER;
@@ -108,7 +111,8 @@ fn a_process_of_its_own() {
         .build()
         .unwrap();
     runtime.block_on(async move {
-        let client = Client::connect(socket, None).await.unwrap();
+        let client = ProxyTokenStore::new(socket, None).unwrap();
+        client.server_info().await.unwrap();
         println!("{MARK}connected");
         let (asked, mut asks) = tokio::sync::mpsc::unbounded_channel();
         std::thread::spawn(move || {
