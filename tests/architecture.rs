@@ -50,7 +50,19 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ),
     ("server", &["broker", "clock", "service::status"]),
     ("service", &["broker", "credential", "proto", "reason"]),
-    ("client", &["credential", "proto", "reason"]),
+    // Its broker in the process is the same service, without a socket between.
+    (
+        "client",
+        &[
+            "broker",
+            "config",
+            "credential",
+            "daemon::local",
+            "proto",
+            "reason",
+            "service",
+        ],
+    ),
     ("config", &["broker::policy", "credential"]),
     ("broker", &["clock", "credential", "reason", "store"]),
     ("store", &["clock", "credential"]),

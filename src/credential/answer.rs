@@ -62,6 +62,12 @@ pub fn parse_answer(json: &[u8], rules: &AnswerRules, saved_by: &str, now: &Now)
         InvalidAnswer("\"access_token\" is missing; expected an answer as in RFC 6749 section 5.1".into())
     })?;
     let refresh_token = token_field(fields, "refresh_token")?;
+    // Handing out the one would hand out the other.
+    if refresh_token == Some(access_token) {
+        return Err(InvalidAnswer(
+            "\"access_token\" and \"refresh_token\" are the same; leave out the refresh token".into(),
+        ));
+    }
     let expiry = expiry(fields, refresh_token.is_some(), rules, now)?;
     let subject = match short_field(fields, "sub")? {
         Some(subject) => Some(subject.to_owned()),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use credbroker::{
+    client::ProxyTokenStore,
     clock::{Clock as _, SystemClock},
     config::{self, Config, Environment},
     credential::{AccessToken, AnswerRules, EntryKey, Revision, TokenSet, parse_answer},
@@ -28,7 +29,9 @@ use crate::scanner::Scanner;
 const SECRET: &str = "rt-canary-\"debug\"-8c2f6a4e";
 
 /// Public types of `src/` whose `Debug` is shown something secret below.
-const CAN_HOLD_A_SECRET: [&str; 15] = [
+const CAN_HOLD_A_SECRET: [&str; 17] = [
+    "client/proxy.rs ProxyTokenStore",
+    "client/proxy.rs ProxyTokenStoreBuilder",
     "config/endpoint.rs Endpoint",
     "config/environment.rs Environment",
     "config/mod.rs Config",
@@ -63,13 +66,15 @@ const HOLD_NONE: &str = "
     broker/policy.rs EntryPattern NamePattern PatternError Policy Right
     broker/stats.rs BucketStats
     broker/status.rs EntryState EntryStatus
-    cli/args.rs Cli Command KeyCommand LogFormat Rights RunArgs SandboxKind ServeArgs StatusArgs TokenCommand
+    cli/args.rs Cli Command DoctorArgs KeyCommand LogFormat Rights RunArgs SandboxKind ServeArgs StatusArgs TokenCommand
     cli/args.rs TokenGetArgs TokenImportArgs
-    client/error.rs Error
-    client/mod.rs BucketStats ServerInfo
+    client/connect.rs ConnectError
+    client/error.rs Error Refusal
+    client/process.rs ProcessStore
+    client/store.rs BucketStats Revocation ServerInfo
     clock.rs Now SystemClock
     config/error.rs ConfigError
-    config/mod.rs AuditConfig
+    config/mod.rs AuditConfig LimitsConfig
     config/policy_file.rs PolicyFile Sandbox
     config/schema.rs Key Kind
     credential/answer.rs AnswerRules InvalidAnswer
@@ -80,13 +85,15 @@ const HOLD_NONE: &str = "
     reason.rs Reason
     server/admission.rs Admission Sandbox
     server/authority/mod.rs AcceptAnyAuthority
+    server/limits/mod.rs Limits
     server/peer.rs AllowedPeers Peer
     server/serve.rs Served
     server/socket/bind.rs BoundSocket SocketGuard
     server/socket/broker_dir.rs BrokerDir Exposure
     server/socket/error.rs DirRole Failure Flaw SocketError
     server/socket/layout.rs DirName
-    server/socket/runtime_dir.rs LiveBroker RuntimeDir
+    server/socket/runtime_dir.rs LiveBroker RuntimeDir Survey
+    store/file/diagnose/mod.rs Diagnosis Finding Outcome
     store/mod.rs Operation OverCorrupt StoreError
 ";
 /// Messages of the protocol that have a field for a secret; their `Debug` is ours.
@@ -277,6 +284,14 @@ fn no_debug_of_the_configuration_shows_what_people_write_into_it() {
     assert_silent(&scanner, "ShellCommand", command);
     let query = Scanner::new([("the query", "rt-canary-debug-query-4e1d")]);
     assert_silent(&query, "Endpoint", &provider.token_endpoint);
+}
+
+#[test]
+fn no_debug_of_a_client_shows_its_capability() {
+    let scanner = Scanner::new([("the secret", SECRET)]);
+    let builder = || ProxyTokenStore::builder("/run/sock").capability(SECRET.into());
+    assert_silent(&scanner, "ProxyTokenStoreBuilder", &builder());
+    assert_silent(&scanner, "ProxyTokenStore", &builder().build().unwrap());
 }
 
 #[tokio::test]
