@@ -32,6 +32,9 @@ const TOKEN_ANSWER: &str = r#"{
   "sub": "octocat"
 }"#;
 
+/// The longest path that leaves room for `/runtime/credbroker/ID/sandbox/sock`, also on macOS with its 103 bytes.
+const LONGEST_HOME: usize = 48;
+
 /// Where the child leaves every byte that the socket gave it.
 const RECORD: &str = "QUICKSTART_RECORD";
 
@@ -55,7 +58,7 @@ fn report(result: Result<(), Box<dyn Error>>) -> ExitCode {
 }
 
 fn host() -> Result<(), Box<dyn Error>> {
-    let home = tempfile::Builder::new().prefix("credbroker-quickstart-").tempdir()?;
+    let home = short_home()?;
     let record = home.path().join("received");
     println!(
         "The host stores a token set and two API keys (encrypted, in {}):\n",
@@ -99,6 +102,18 @@ fn host() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// A directory for everything. A socket's path has room for about 100 bytes, and some temporary directories take most
+/// of them.
+fn short_home() -> std::io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("credbroker-quickstart-");
+    let home = builder.tempdir()?;
+    if home.path().as_os_str().len() <= LONGEST_HOME {
+        return Ok(home);
+    }
+    builder.tempdir_in("/tmp")
+}
+
 /// Runs one command as a user would, and shows it.
 fn credbroker(home: &Path, arguments: &[&str], input: Option<&str>) -> Result<(), Box<dyn Error>> {
     let from = if input.is_some() { " < FILE" } else { "" };
@@ -126,21 +141,27 @@ fn credbroker(home: &Path, arguments: &[&str], input: Option<&str>) -> Result<()
     }
 }
 
-/// This program as `credbroker`, with every directory of its own below `home`.
+/// This program as `credbroker`, with every directory of its own below `home`, and nothing of the caller's configuration:
+/// a `CREDBROKER_STORE_PATH` would lead to the caller's own store.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the names of the caller's variables, to take them away"
+)]
 fn command(home: &Path, arguments: &[&str]) -> Command {
     let runtime = home.join("runtime");
     // An error shows up in the command itself.
     let _ = fs::create_dir_all(&runtime);
     let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "quickstart".into()));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"CREDBROKER_")) {
+        command.env_remove(name);
+    }
     command
         .arg("credbroker")
         .args(arguments)
         .env("XDG_RUNTIME_DIR", runtime)
         .env("XDG_CONFIG_HOME", home.join("config"))
         .env("XDG_DATA_HOME", home.join("data"))
-        .env("XDG_STATE_HOME", home.join("state"))
-        .env_remove("CREDBROKER_SOCKET")
-        .env_remove("CREDBROKER_CAPABILITY");
+        .env("XDG_STATE_HOME", home.join("state"));
     command
 }
 
