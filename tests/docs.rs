@@ -179,6 +179,25 @@ fn every_flag_that_the_documents_name_exists() {
     }
 }
 
+/// Relative to the project, or to `src/`.
+#[test]
+fn every_file_that_the_documents_name_exists() {
+    let mut checked = 0;
+    for name in ["README.md", "ARCHITECTURE.md", "THREAT_MODEL.md", "CONTRIBUTING.md"] {
+        for span in code_spans(&read(name)) {
+            let top = span.split('/').next().unwrap_or_default();
+            let of_the_project =
+                span.ends_with(".rs") || ["tests", "proto", "docs", "man", "fuzz", ".ci"].contains(&top);
+            if of_the_project && span.contains('/') && !span.contains([' ', '*']) {
+                let there = path(&span).exists() || path("src").join(&span).exists();
+                assert!(there, "{name} names `{span}`, which is not there");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 20, "only {checked} files were found");
+}
+
 /// The words after the program's name are commands as far as they are lower-case letters.
 fn expect_command(page: &str, span: &str) {
     let mut command = Cli::command();

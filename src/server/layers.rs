@@ -1,4 +1,4 @@
-//! Everything that surrounds a call, in one readable list: see [`Layers::answer`].
+//! Everything that surrounds a call, in one readable list: see [`ConnectionLayers::answer`].
 
 use std::{
     convert::Infallible,
