@@ -544,12 +544,15 @@ fn a_socket_of_ones_own_choice_has_its_mode_and_its_directory_is_left_as_it_is()
 #[test]
 fn an_ephemeral_serve_touches_no_store() {
     let host = Host::with_entry();
-    fs::rename(host.store(), host.path("kept")).unwrap();
-    let serve = Serve::start(&host, &["--ephemeral"]);
-    assert_eq!(serve.ask(&host, &["token", "list"]).succeeded().out, "");
+    let before = modes_below(&host.store());
+    let serve = Serve::start(&host, &["--ephemeral", "--allow-key", "*"]);
+    for list in ["token", "key"] {
+        assert_eq!(serve.ask(&host, &[list, "list"]).succeeded().out, "");
+    }
     serve.ask(&host, &["token", "get", "p"]).failed(66);
     assert_eq!(serve.end_by(Signal::TERM), 0);
-    assert!(!host.store().exists());
+    assert_eq!(modes_below(&host.store()), before);
+    assert_eq!(host.run(&["token", "get", "p"]).succeeded().out, "access-1\n");
 }
 
 #[test]

@@ -144,21 +144,33 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn of(mut command: Command) -> Self {
-        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
-        output.into()
+    pub(crate) fn of(command: Command) -> Self {
+        Self::from_child(command, |_| {})
     }
 
     pub(crate) fn with_input(mut command: Command, input: &[u8]) -> Self {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // A program that ends before it has read everything closes the pipe; what it says is judged instead.
-        let _ = child.stdin.take().unwrap().write_all(input);
-        child.wait_with_output().unwrap().into()
+        command.stdin(Stdio::piped());
+        Self::from_child(command, |child| {
+            // A program that ends before it has read everything closes the pipe; what it says is judged instead.
+            let _ = child.stdin.take().unwrap().write_all(input);
+        })
+    }
+
+    /// What does not end is ended: a test fails, it does not hang.
+    fn from_child(mut command: Command, talk: impl FnOnce(&mut Child)) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let group = Pid::from_child(&child);
+        let (ended, watch) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            if watch.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // It may end at this moment, and that is all that is wanted.
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+        });
+        talk(&mut child);
+        let output = child.wait_with_output().unwrap();
+        drop(ended);
+        output.into()
     }
 
     #[track_caller]
