@@ -15,7 +15,7 @@ mod server;
 use std::{error::Error, process::ExitCode, time::Duration};
 
 use client::{Load, Measured};
-use server::{Kind, Server};
+use server::{Kind, Server, prepare};
 
 /// How many turns each server gets.
 const TURNS: usize = 10;
@@ -49,8 +49,8 @@ fn compare() -> Result<()> {
         "{TURNS} turns of {:.1} s each, median [min .. max]\n",
         TURN.as_secs_f64()
     );
-    let floor = Server::start(Kind::Floor, 1)?;
-    let broker = Server::start(Kind::Broker, 1)?;
+    let floor = Server::start(Kind::Floor, prepare(1)?)?;
+    let broker = Server::start(Kind::Broker, prepare(1)?)?;
     for load in [
         Load {
             connections: 1,
@@ -84,7 +84,7 @@ fn compare() -> Result<()> {
     println!("  floor  {}", spread(starts.iter().map(|s| s.0)));
     println!("  broker {}\n", spread(starts.iter().map(|s| s.1)));
 
-    let floor = Server::start(Kind::Floor, 1)?;
+    let floor = Server::start(Kind::Floor, prepare(1)?)?;
     client::measure(
         &floor,
         Load {
@@ -92,7 +92,7 @@ fn compare() -> Result<()> {
             turn: TURN,
         },
     )?;
-    let broker = Server::start(Kind::Broker, ENTRIES)?;
+    let broker = Server::start(Kind::Broker, prepare(ENTRIES)?)?;
     let idle = broker.resident_kib()?;
     client::read_all(&broker, ENTRIES)?;
     println!("resident memory, MiB");
@@ -109,8 +109,9 @@ fn compare() -> Result<()> {
 }
 
 fn first_answer(kind: Kind) -> Result<f64> {
+    let home = prepare(1)?;
     let started = tokio::time::Instant::now();
-    let server = Server::start(kind, 1)?;
+    let server = Server::start(kind, home)?;
     client::one_call(&server)?;
     Ok(started.elapsed().as_secs_f64() * 1e3)
 }

@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs,
     io::{BufRead as _, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -41,15 +41,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it with so many entries in its store; its socket accepts when this returns.
-    pub(crate) fn start(kind: Kind, entries: usize) -> Result<Self> {
-        let home = tempfile::tempdir()?;
+    /// Starts it over what [`prepare`] made; its socket accepts when this returns.
+    pub(crate) fn start(kind: Kind, home: tempfile::TempDir) -> Result<Self> {
         let kind = match kind {
             Kind::Floor => "floor",
             Kind::Broker => "broker",
         };
         let mut process = Command::new(std::env::current_exe()?)
-            .args(["server", kind, &entries.to_string()])
+            .args(["server", kind, "0"])
             .arg(home.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -88,6 +87,19 @@ impl Server {
     }
 }
 
+/// A home with so many entries in its store. Another process makes them, so that it does not count as the broker's memory.
+pub(crate) fn prepare(entries: usize) -> Result<tempfile::TempDir> {
+    let home = tempfile::tempdir()?;
+    let stored = Command::new(std::env::current_exe()?)
+        .args(["server", "store", &entries.to_string()])
+        .arg(home.path())
+        .status()?;
+    if !stored.success() {
+        return Err("the entries could not be stored".into());
+    }
+    Ok(home)
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended by itself; what counts is that it is gone.
@@ -96,7 +108,8 @@ impl Drop for Server {
     }
 }
 
-/// The process of a server: `server KIND ENTRIES HOME`. Prints its socket, serves until it is killed.
+/// The process of a server: `server KIND ENTRIES HOME`. Prints its socket, serves until it is killed; `store` makes the
+/// entries and ends.
 pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let mut next = || arguments.next().ok_or("usage: server KIND ENTRIES HOME");
     let (kind, entries, home) = (next()?, next()?.parse()?, PathBuf::from(next()?));
@@ -104,23 +117,33 @@ pub(crate) fn main(mut arguments: impl Iterator<Item = String>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match kind.as_str() {
         "floor" => runtime.block_on(floor(home)),
-        _ => runtime.block_on(broker(home, entries)),
+        "store" => runtime.block_on(store(&home, entries)),
+        _ => runtime.block_on(broker(&home)),
     }
 }
 
-async fn broker(home: PathBuf, entries: usize) -> Result<()> {
+fn environment(home: &Path) -> Result<Environment> {
     let runtime = home.join("runtime");
-    fs::create_dir(&runtime)?;
+    fs::create_dir_all(&runtime)?;
     let directories = [
         ("XDG_RUNTIME_DIR", runtime),
         ("XDG_DATA_HOME", home.join("data")),
         ("XDG_STATE_HOME", home.join("state")),
     ];
-    let environment: Environment = directories
+    // The rates would hold back a client that asks without a pause, which is what they are for.
+    let rates = [
+        "CREDBROKER_LIMITS_REQUESTS_PER_SECOND",
+        "CREDBROKER_LIMITS_REQUESTS_PER_SECOND_PER_SOCKET",
+    ];
+    Ok(directories
         .into_iter()
         .map(|(name, value)| (OsString::from(name), value.into_os_string()))
-        .collect();
-    let config = Config::load(None, &environment)?;
+        .chain(rates.map(|name| (name.into(), "1000000".into())))
+        .collect())
+}
+
+async fn store(home: &Path, entries: usize) -> Result<()> {
+    let config = Config::load(None, &environment(home)?)?;
     let local = daemon::local(&config, false)?;
     let now = SystemClock::new().now();
     for entry in 0..entries {
@@ -132,7 +155,12 @@ async fn broker(home: PathBuf, entries: usize) -> Result<()> {
         let key = EntryKey::parse("bench", &bucket(entry)).map_err(|(_, invalid)| invalid)?;
         local.import(&key, tokens).await?;
     }
-    drop(local);
+    Ok(())
+}
+
+async fn broker(home: &Path) -> Result<()> {
+    let environment = environment(home)?;
+    let config = Config::load(None, &environment)?;
     let running = daemon::start(
         &config,
         &environment,
