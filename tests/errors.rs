@@ -188,7 +188,7 @@ fn rows() -> Vec<Row> {
         row!(
             StoreLocked,
             FailedPrecondition,
-            "`credbroker status` on the host says why",
+            "the broker's log on the host says why",
             async {
                 let host = Host::new();
                 host.import("p", "", VALID).await;

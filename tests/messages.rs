@@ -52,7 +52,6 @@ const MENDS: &[&str] = &[
     "the host allows it with",
     "its log on the host says why",
     "the broker's log on the host says why",
-    "`credbroker status` on the host says why",
     "reflection lists",
 ];
 

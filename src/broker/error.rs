@@ -205,7 +205,7 @@ impl Error {
 /// What a caller may read of a store's failure: which kind it was and whom to turn to. Paths and causes stay in the log.
 fn store_message(error: &StoreError) -> &'static str {
     match error {
-        StoreError::Locked { .. } => "the host's store is locked: `credbroker status` on the host says why",
+        StoreError::Locked { .. } => "the host's store is locked: the broker's log on the host says why",
         StoreError::Corrupt { .. } => {
             "the stored record is corrupt and was left as it is: store it anew on the host with `credbroker token import` or `credbroker key set`"
         }
