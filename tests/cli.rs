@@ -645,6 +645,18 @@ fn a_variable_overrides_the_file_and_nothing_else_is_switched_silently() {
 }
 
 #[test]
+fn a_store_that_ends_with_the_command_is_78_and_nothing_is_reported_stored() {
+    let host = Host::new();
+    for arguments in [&["token", "import", "p"], &["key", "set", "k"]] {
+        let mut command = host.command(arguments);
+        command.env("CREDBROKER_STORE_BACKEND", "memory");
+        Answer::with_input(command, br#"{"access_token":"a"}"#)
+            .failed(78)
+            .saying("nothing would be kept");
+    }
+}
+
+#[test]
 fn the_files_that_say_who_may_connect_are_78_when_they_are_wrong() {
     let host = Host::new();
     for (content, text) in [

@@ -78,6 +78,14 @@ impl Failure {
         Self::new(INTERNAL, message)
     }
 
+    /// What was to be kept would be gone with this command.
+    pub(super) fn kept_nowhere() -> Self {
+        Self::new(
+            CONFIGURATION,
+            "store.backend is \"memory\", which ends with this command, so nothing would be kept: set it to \"file\"",
+        )
+    }
+
     pub(super) fn host_only(what: HostOnly) -> Self {
         Self::new(
             NOT_PERMITTED,

@@ -29,7 +29,7 @@ pub(super) async fn key(session: &Session, command: KeyCommand) -> Result<ExitCo
 }
 
 async fn set(session: &Session, name: &Name) -> Result<(), Failure> {
-    let (broker, _) = session.host()?;
+    let (broker, _) = session.keeping_host()?;
     if io::IsTerminal::is_terminal(&io::stdin()) {
         output::note("type the API key, then Enter and Ctrl-D; it is shown as you type (a pipe or < FILE hides it)");
     }

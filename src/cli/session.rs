@@ -8,7 +8,7 @@ use crate::{
     broker::{Broker, Caller, Error, page::PageRequest},
     cli::failure::Failure,
     client::{ApiKeyStore as _, CredentialStore as _, ProxyTokenStore},
-    config::{Config, Environment},
+    config::{Backend, Config, Environment},
     credential::{AccessToken, EntryKey, Name},
     daemon,
 };
@@ -88,6 +88,15 @@ impl Session {
         match self {
             Self::Host { broker, caller, .. } => Ok(broker.list_api_keys(caller, &PageRequest::all()).await?.names),
             Self::Sandbox(client) => Ok(client.list_api_keys().await?),
+        }
+    }
+
+    /// The host's side, for what is to outlive this command.
+    pub(super) fn keeping_host(&self) -> Result<(&Broker, &Config), Failure> {
+        let (broker, config) = self.host()?;
+        match config.store.backend {
+            Backend::File => Ok((broker, config)),
+            Backend::Memory => Err(Failure::kept_nowhere()),
         }
     }
 

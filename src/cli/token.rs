@@ -69,7 +69,7 @@ fn as_json(token: &AccessToken) -> serde_json::Value {
 }
 
 async fn import(session: &Session, arguments: TokenImportArgs) -> Result<(), Failure> {
-    let (broker, config) = session.host()?;
+    let (broker, config) = session.keeping_host()?;
     let key = EntryKey {
         provider: arguments.provider,
         bucket: arguments.bucket,
