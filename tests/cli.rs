@@ -15,7 +15,7 @@ use std::{
     process::Stdio,
 };
 
-use command::{Answer, Host, NO_BOUNDARY, Running, Serve};
+use command::{Answer, Host, NO_BOUNDARY, Running, Serve, wait_until};
 use jiff::Timestamp;
 use rustix::process::Signal;
 use serde_json::Value;
@@ -654,6 +654,25 @@ fn a_store_that_ends_with_the_command_is_78_and_nothing_is_reported_stored() {
             .failed(78)
             .saying("nothing would be kept");
     }
+}
+
+#[test]
+fn audit_lines_that_a_broker_lost_are_told_by_the_status() {
+    let host = Host::with_entry();
+    let mut command = host.command(&["--log-format", "json", "serve"]);
+    command.env("CREDBROKER_AUDIT_PATH", "/dev/null/audit");
+    let serve = Serve::from_command(command);
+    assert!(host.run(&["status"]).succeeded().err.is_empty());
+    serve.ask(&host, &["token", "get", "p"]).succeeded();
+    let told = format!(
+        "credbroker: warning: the broker with pid {} has lost 1 audit lines: its log says why\n",
+        serve.pid()
+    );
+    // The line is written by a thread of its own.
+    wait_until("the loss is told", || {
+        host.run(&["status", "--json"]).succeeded().err == told
+    });
+    assert_eq!(serve.end_by(Signal::TERM), 0);
 }
 
 #[test]

@@ -88,6 +88,13 @@ async fn on_the_host(broker: &Broker, environment: &Environment) -> Result<Statu
             });
             continue;
         };
+        let lost = answer.counters.as_ref().map_or(0, |counters| counters.audit_lines_lost);
+        if lost > 0 {
+            output::warning(&format!(
+                "the broker with pid {} has lost {lost} audit lines: its log says why",
+                answer.pid
+            ));
+        }
         for told in &answer.entries {
             merge(&mut entries, told);
         }
