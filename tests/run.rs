@@ -462,7 +462,9 @@ fn serve_ends_with_0_on_the_signals_that_stop_it_and_leaves_nothing() {
         assert_eq!(names("daemon/sandbox"), ["sock"]);
         serve.ask(&host, &["token", "get", "p"]).succeeded();
         serve.signal(signal);
-        assert!(serve.rest().iter().any(|line| line.contains("stopping")));
+        let stopping = serve.rest().into_iter().find(|line| line.contains("stopping")).unwrap();
+        let stopping: serde_json::Value = serde_json::from_str(&stopping).unwrap();
+        assert_eq!(stopping["fields"]["signal"], signal.as_raw());
         assert_eq!(serve.end(), 0, "{signal:?}");
         assert!(host.brokers().is_empty(), "{signal:?}");
     }

@@ -49,7 +49,7 @@ pub(super) async fn serve(
     let running = daemon::start(config, environment, options)?;
     tracing::info!(socket = %running.socket().display(), pid = std::process::id(), "serving");
     let signal = signals.next().await;
-    tracing::info!(?signal, "stopping");
+    tracing::info!(signal = signal.map(Signal::as_raw), "stopping");
     running.stop().await;
     Ok(ExitCode::SUCCESS)
 }
