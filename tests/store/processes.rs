@@ -62,7 +62,6 @@ fn child_in_a_role() {
             "unmasked" => write_with_umask(&path, 0).await,
             "masked" => write_with_umask(&path, 0o777).await,
             "full" => fill_the_disk(&path).await,
-            "sample" => leave_a_sample(&path).await,
             other => panic!("no such role: {other}"),
         }
     });
@@ -221,14 +220,4 @@ async fn fill_the_disk(path: &Path) {
         Some("two")
     );
     say("survived a full disk");
-}
-
-/// A store for other programs to read: `tests/interop/age.sh`.
-async fn leave_a_sample(path: &Path) {
-    let store = open(path);
-    put(&store, &key("git.hub", "Me@x"), "sample-access-token").await;
-    KeyStore::write(&store, &name("k"), secret("sample-api-key"), SOON)
-        .await
-        .unwrap();
-    say("left a sample");
 }
