@@ -645,6 +645,40 @@ fn a_variable_overrides_the_file_and_nothing_else_is_switched_silently() {
 }
 
 #[test]
+fn input_that_is_refused_says_what_to_give() {
+    let host = Host::new();
+    let large = vec![b'x'; 300_000];
+    for (arguments, input, mend) in [
+        (
+            &["token", "import", "p"][..],
+            &b"x"[..],
+            "; give the JSON that the provider answered with",
+        ),
+        (
+            &["token", "import", "p"],
+            &large,
+            "; give a file that holds the provider's token answer alone",
+        ),
+        (
+            &["token", "import", "p", "absent"],
+            b"",
+            "; give a file that holds the provider's token answer alone",
+        ),
+        (
+            &["token", "import", "p", "/"],
+            b"",
+            "; give a file that holds the provider's token answer alone",
+        ),
+        (&["key", "set", "k"], b"", "; give the key alone on standard input"),
+        (&["key", "set", "k"], b"\xff", "; give the key alone on standard input"),
+        (&["key", "set", "k"], b"a\0", "; give the key alone on standard input"),
+        (&["key", "set", "k"], &large, "; give the key alone on standard input"),
+    ] {
+        host.run_with(arguments, input).failed(65).saying(mend);
+    }
+}
+
+#[test]
 fn a_store_that_ends_with_the_command_is_78_and_nothing_is_reported_stored() {
     let host = Host::new();
     for arguments in [&["token", "import", "p"], &["key", "set", "k"]] {

@@ -34,7 +34,7 @@ async fn set(session: &Session, name: &Name) -> Result<(), Failure> {
         output::note("type the API key, then Enter and Ctrl-D; it is shown as you type (a pipe or < FILE hides it)");
     }
     let input = bounded(io::stdin().lock(), MAX_SECRET as u64 + 2)
-        .map_err(|error| Failure::bad_data(format!("cannot read the API key from standard input: {error}")))?;
+        .map_err(|error| no_key(&format!("cannot be read from standard input: {error}")))?;
     broker.set_api_key(name, parse(&input)?).await?;
     output::note(&format!("stored the API key {name}"));
     Ok(())
@@ -42,20 +42,22 @@ async fn set(session: &Session, name: &Name) -> Result<(), Failure> {
 
 /// The key without one final line end. Anything that is text is a key; what it means is its provider's business.
 fn parse(input: &[u8]) -> Result<SecretString, Failure> {
-    let text = std::str::from_utf8(input).map_err(|_position| Failure::bad_data("the API key is not UTF-8 text"))?;
+    let text = std::str::from_utf8(input).map_err(|_position| no_key("is not UTF-8 text"))?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     let text = text.strip_suffix('\r').unwrap_or(text);
     if text.is_empty() {
-        return Err(Failure::bad_data(
-            "the API key is empty: give it on standard input, such as `credbroker key set NAME < FILE`",
-        ));
+        return Err(no_key("is empty"));
     }
     if text.len() > MAX_SECRET || text.contains('\0') {
-        return Err(Failure::bad_data(format!(
-            "an API key has at most {MAX_SECRET} bytes and no NUL"
-        )));
+        return Err(no_key(&format!("is longer than {MAX_SECRET} bytes or has a NUL")));
     }
     Ok(SecretString::from(Zeroizing::new(text.to_owned()).as_str()))
+}
+
+fn no_key(problem: &str) -> Failure {
+    Failure::bad_data(format!(
+        "the API key {problem}; give the key alone on standard input, such as `credbroker key set NAME < FILE`"
+    ))
 }
 
 #[cfg(test)]

@@ -60,7 +60,11 @@ fn written(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         // Whoever read the output has seen enough (`| head`).
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| Failure::internal(format!("cannot write to standard output: {error}"))),
+        other => other.map_err(|error| {
+            Failure::internal(format!(
+                "cannot write to standard output: {error}; make room, or send it elsewhere"
+            ))
+        }),
     }
 }
 

@@ -77,8 +77,12 @@ async fn import(session: &Session, arguments: TokenImportArgs) -> Result<(), Fai
     let answer = read(&arguments.file)?;
     let clock = SystemClock::new();
     let now = clock.now();
-    let tokens = parse_answer(&answer, &rules(config, &key.provider), "import", &now)
-        .map_err(|error| Failure::bad_data(format!("{} is no token answer: {error}", name_of(&arguments.file))))?;
+    let tokens = parse_answer(&answer, &rules(config, &key.provider), "import", &now).map_err(|error| {
+        Failure::bad_data(format!(
+            "{} is no token answer: {error}; give the JSON that the provider answered with",
+            name_of(&arguments.file)
+        ))
+    })?;
     let stored = broker.import(&key, tokens).await?;
     let tokens = &stored.tokens;
     let validity = match &tokens.expiry {
@@ -115,7 +119,12 @@ fn name_of(file: &Path) -> String {
 
 /// The whole file or standard input, zeroized when it is dropped.
 fn read(file: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    let cannot = |error: io::Error| Failure::bad_data(format!("cannot read {}: {error}", name_of(file)));
+    let cannot = |error: io::Error| {
+        Failure::bad_data(format!(
+            "cannot read {}: {error}; give a file that holds the provider's token answer alone, or - for standard input",
+            name_of(file)
+        ))
+    };
     if file == Path::new("-") {
         if io::IsTerminal::is_terminal(&io::stdin()) {
             output::note("reading the token answer from the terminal; end it with Ctrl-D");
