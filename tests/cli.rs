@@ -645,6 +645,20 @@ fn a_variable_overrides_the_file_and_nothing_else_is_switched_silently() {
 }
 
 #[test]
+fn an_empty_bucket_is_the_default_one() {
+    let host = Host::new();
+    host.run_with(&["token", "import", "p", "--bucket", ""], br#"{"access_token":"a"}"#)
+        .succeeded();
+    for bucket in ["", "default"] {
+        assert_eq!(
+            host.run(&["token", "get", "p", "--bucket", bucket]).succeeded().out,
+            "a\n"
+        );
+    }
+    host.run(&["token", "get", "p", "--bucket", "a/b"]).failed(64);
+}
+
+#[test]
 fn input_that_is_refused_says_what_to_give() {
     let host = Host::new();
     let large = vec![b'x'; 300_000];

@@ -30,16 +30,6 @@ impl EntryPattern {
             Self::Entry(key) => key == entry,
         }
     }
-
-    /// Whether any entry of the provider could be one of those meant.
-    #[must_use]
-    pub fn touches(&self, provider: &Name) -> bool {
-        match self {
-            Self::Everything => true,
-            Self::Provider(own) => own == provider,
-            Self::Entry(key) => key.provider == *provider,
-        }
-    }
 }
 
 impl fmt::Display for EntryPattern {
@@ -251,12 +241,6 @@ impl Policy {
     pub fn may_remove(&self, entry: &EntryKey) -> bool {
         any(&self.remove, entry)
     }
-
-    /// Whether the provider may be told to exist: some entry of it may be read.
-    #[must_use]
-    pub fn may_see_provider(&self, provider: &Name) -> bool {
-        self.read.iter().any(|pattern| pattern.touches(provider))
-    }
 }
 
 fn any(patterns: &[EntryPattern], entry: &EntryKey) -> bool {
@@ -300,7 +284,6 @@ mod tests {
             assert_eq!(canonical.parse::<EntryPattern>().unwrap(), pattern, "{text}");
             for other in *matched {
                 assert!(pattern.matches(&entry(other)), "{text} {other}");
-                assert!(pattern.touches(&entry(other).provider), "{text} {other}");
             }
             for other in *unmatched {
                 assert!(!pattern.matches(&entry(other)), "{text} {other}");
@@ -346,20 +329,20 @@ mod tests {
     fn a_policy_starts_from_nothing() {
         let (nothing, p) = (Policy::default(), entry("p/default"));
         assert!(!nothing.may_read(&p) && !nothing.may_login(&p) && !nothing.may_save(&p) && !nothing.may_remove(&p));
-        assert!(!nothing.may_read_key(&p.provider) && !nothing.may_see_provider(&p.provider));
+        assert!(!nothing.may_read_key(&p.provider));
     }
 
     #[test]
     fn the_host_may_do_everything() {
         let (host, p) = (Policy::host(), entry("p/b"));
         assert!(host.may_read(&p) && host.may_login(&p) && host.may_save(&p) && host.may_remove(&p));
-        assert!(host.may_read_key(&p.provider) && host.may_see_provider(&p.provider));
+        assert!(host.may_read_key(&p.provider));
     }
 
     #[test]
     fn serve_reads_everything_until_an_entry_is_named() {
         let all = Policy::serve(vec![]);
-        assert!(all.may_read(&entry("p/b")) && all.may_see_provider(&entry("p/b").provider));
+        assert!(all.may_read(&entry("p/b")));
         let some = Policy::serve(patterns(&["p/b", "q"]));
         assert!(some.may_read(&entry("p/b")) && some.may_read(&entry("q/default")));
         assert!(!some.may_read(&entry("p/default")) && !some.may_read(&entry("q/b")));
@@ -416,8 +399,6 @@ mod tests {
         ];
         for (policy, expected) in table {
             assert_eq!(rights(&policy), expected, "{policy:?}");
-            // Who may only write or log in learns nothing from lists.
-            assert_eq!(policy.may_see_provider(&p.provider), expected[0], "{policy:?}");
         }
     }
 

@@ -21,7 +21,7 @@ pub enum EntryState {
     NeedsLogin,
     /// The stored record cannot be decrypted or is malformed.
     Corrupt,
-    /// The record is whole but cannot be opened: the store is locked, or a newer version wrote it.
+    /// The record cannot be opened: the store is locked, a newer version wrote it, or the system refuses it.
     Locked,
 }
 
@@ -66,7 +66,7 @@ impl Broker {
         let mut entries = Vec::with_capacity(names.len());
         for key in names {
             // `None`: removed since the list was made.
-            entries.extend(self.entry(&key).await?);
+            entries.extend(self.entry(&key).await);
         }
         Ok((entries, next))
     }
@@ -77,7 +77,8 @@ impl Broker {
         self.inner.stats.deliveries()
     }
 
-    async fn entry(&self, key: &EntryKey) -> Result<Option<EntryStatus>, StoreError> {
+    /// `None`: there is no such entry.
+    async fn entry(&self, key: &EntryKey) -> Option<EntryStatus> {
         let unreadable = |state| EntryStatus {
             key: key.clone(),
             subject: None,
@@ -87,17 +88,22 @@ impl Broker {
             saved_by: None,
         };
         let stored = match self.inner.parts.tokens.read(key).await {
-            Ok(None) => return Ok(None),
+            Ok(None) => return None,
             Ok(Some(stored)) => stored,
-            Err(StoreError::Corrupt { .. }) => return Ok(Some(unreadable(EntryState::Corrupt))),
-            Err(StoreError::Locked { .. } | StoreError::NewerFormat { .. }) => {
-                return Ok(Some(unreadable(EntryState::Locked)));
+            Err(StoreError::Corrupt { .. }) => return Some(unreadable(EntryState::Corrupt)),
+            Err(
+                error @ (StoreError::Locked { .. }
+                | StoreError::NewerFormat { .. }
+                | StoreError::Busy { .. }
+                | StoreError::Unavailable { .. }),
+            ) => {
+                tracing::warn!(%error, entry = %key, "an entry cannot be opened");
+                return Some(unreadable(EntryState::Locked));
             }
-            Err(error @ (StoreError::Busy { .. } | StoreError::Unavailable { .. })) => return Err(error),
         };
         let expiry = stored.tokens.expiry.as_ref();
         let expired = timing::expired(expiry, &self.inner.parts.clock.now());
-        Ok(Some(EntryStatus {
+        Some(EntryStatus {
             key: key.clone(),
             subject: stored.tokens.subject.clone(),
             expire_time: expiry.map(|e| e.at),
@@ -108,6 +114,6 @@ impl Broker {
                 EntryState::Ok
             },
             saved_by: Some(stored.tokens.saved_by.clone()),
-        }))
+        })
     }
 }

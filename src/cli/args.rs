@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     broker::policy::{EntryPattern, NamePattern},
-    credential::Name,
+    credential::{DEFAULT_BUCKET, InvalidName, Name},
 };
 
 /// The heading of what every command takes.
@@ -229,7 +229,7 @@ pub struct TokenGetArgs {
     /// The provider
     pub provider: Name,
     /// The bucket: one account at the provider
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = DEFAULT_BUCKET, value_parser = bucket)]
     pub bucket: Name,
     /// How long the token shall still be valid: seconds, or 90s, 5m, 1h30m
     #[arg(long, value_name = "DURATION", value_parser = validity, default_value = "0", allow_negative_numbers = true)]
@@ -253,7 +253,7 @@ pub struct TokenImportArgs {
     /// The provider
     pub provider: Name,
     /// The bucket: one account at the provider
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = DEFAULT_BUCKET, value_parser = bucket)]
     pub bucket: Name,
     /// The file to read; - is standard input
     #[arg(default_value = "-")]
@@ -313,6 +313,11 @@ pub struct DoctorArgs {
     /// Print JSON: checks[] and ok
     #[arg(long)]
     pub json: bool,
+}
+
+/// An empty bucket is the default one, as in a request.
+fn bucket(text: &str) -> Result<Name, InvalidName> {
+    if text.is_empty() { DEFAULT_BUCKET } else { text }.parse()
 }
 
 fn socket_mode(text: &str) -> Result<u32, String> {

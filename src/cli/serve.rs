@@ -1,6 +1,6 @@
 //! `serve`: the daemon, in the foreground.
 
-use std::{process::ExitCode, sync::Arc};
+use std::{ffi::OsStr, process::ExitCode, sync::Arc};
 
 use rustix::process::Signal;
 use secrecy::ExposeSecret as _;
@@ -31,6 +31,7 @@ pub(super) async fn serve(
     // Before anything is bound: a signal in between would leave the socket behind.
     let mut signals = Signals::catch(&STOPPING)?;
 
+    refuse_inherited_sockets(environment)?;
     let admission = admission(&arguments)?;
     let socket = match &arguments.socket {
         None => SocketChoice::Daemon,
@@ -52,6 +53,18 @@ pub(super) async fn serve(
     tracing::info!(signal = signal.map(Signal::as_raw), "stopping");
     running.stop().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A socket that systemd hands over (`sd_listen_fds(3)`) is not taken in this version. Binding another one silently would
+/// leave those who connect to the first without an answer.
+fn refuse_inherited_sockets(environment: &Environment) -> Result<(), Failure> {
+    let meant_for_us = environment.get("LISTEN_PID").and_then(OsStr::to_str) == Some(&std::process::id().to_string());
+    if meant_for_us && environment.get("LISTEN_FDS").is_some() {
+        return Err(Failure::usage(
+            "this version takes no socket from systemd: start `serve` as a plain service, with --socket PATH if clients know the path",
+        ));
+    }
+    Ok(())
 }
 
 fn admission(arguments: &ServeArgs) -> Result<Admission, Failure> {

@@ -48,7 +48,7 @@ pub trait TokenGuard: Send + Sync {
     async fn read(&self) -> Result<Option<Arc<StoredTokens>>, StoreError>;
 
     /// Replaces the entry under a new revision. When it returns, the new token set is durable; if it fails, the old
-    /// entry is still there. `over_corrupt`: whether an entry that cannot be decrypted may be replaced (a login, an
+    /// entry is there or the new one, never neither: undoing what could not be made durable might lose both. `over_corrupt`: whether an entry that cannot be decrypted may be replaced (a login, an
     /// import); an entry of a newer format is never replaced.
     async fn write(&mut self, tokens: TokenSet, over_corrupt: OverCorrupt) -> Result<Arc<StoredTokens>, StoreError>;
 
