@@ -109,6 +109,25 @@ fn a_socket_that_systemd_hands_over_is_refused_and_not_silently_left_alone() {
 }
 
 #[test]
+fn one_entry_that_cannot_be_opened_does_not_hide_the_others_from_status() {
+    let host = Host::new();
+    for provider in ["p", "q"] {
+        host.import(provider, r#"{"access_token":"a"}"#);
+    }
+    let file = host.store().join("tokens/70/64656661756c74.age");
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/nowhere", &file).unwrap();
+    let status: Value = serde_json::from_str(&host.run(&["status", "--json"]).succeeded().out).unwrap();
+    let states: Vec<_> = status["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["state"].clone())
+        .collect();
+    assert_eq!(states, ["locked", "ok"]);
+}
+
+#[test]
 fn help_and_version_are_results() {
     let host = Host::new();
     for arguments in [
