@@ -115,7 +115,7 @@ fn one_entry_that_cannot_be_opened_does_not_hide_the_others_from_status() {
         host.import(provider, r#"{"access_token":"a"}"#);
     }
     let file = host.store().join("tokens/70/64656661756c74.age");
-    std::fs::remove_file(&file).unwrap();
+    fs::remove_file(&file).unwrap();
     std::os::unix::fs::symlink("/nowhere", &file).unwrap();
     let status: Value = serde_json::from_str(&host.run(&["status", "--json"]).succeeded().out).unwrap();
     let states: Vec<_> = status["entries"]
