@@ -14,6 +14,7 @@
 //! | [`service`] | one file per family of calls: decode, ask the broker, encode |
 //! | [`broker`] | the core: what a caller may have, and how it comes about |
 //! | [`store`] | where token sets and API keys are kept |
+//! | [`oauth`] | authorization servers, and the one HTTP client |
 //! | [`client`] | what a program imports to get credentials, in a sandbox or on the host |
 //! | [`config`] | file, environment and flags become one valid configuration |
 //! | [`credential`], [`clock`], [`reason`], [`proto`] | the leaves: values, time, names of failures, generated code |
@@ -25,6 +26,7 @@ pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod daemon;
+pub mod oauth;
 pub mod proto;
 pub mod reason;
 pub mod server;

@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Who may use whom. `module::part` allows that part alone.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("main", &["cli"]),
     (
         "cli",
@@ -64,8 +64,9 @@ const ARROWS: [(&str, &[&str]); 10] = [
         ],
     ),
     ("config", &["broker::policy", "credential"]),
-    ("broker", &["clock", "credential", "reason", "store"]),
+    ("broker", &["clock", "credential", "oauth", "reason", "store"]),
     ("store", &["clock", "credential"]),
+    ("oauth", &["credential"]),
     ("credential", &["clock::Now"]),
 ];
 

@@ -6,6 +6,7 @@
 
 pub mod audit;
 pub mod caller;
+pub mod coordinator;
 pub mod error;
 pub mod page;
 pub mod policy;

@@ -1,7 +1,7 @@
 //! A token answer: the JSON object of RFC 6749 section 5.1, read leniently where providers stray and strictly where a
 //! mistake would lose or leak something.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
@@ -35,6 +35,36 @@ impl Default for AnswerRules {
             default_lifetime: Duration::from_secs(3600),
             extra_fields: Vec::new(),
         }
+    }
+}
+
+/// What a token endpoint answered to a refresh. Whatever else is odd about it: a refresh token that came with it is the one
+/// to keep, because the provider may have spent the old one.
+pub struct TokenAnswer {
+    /// The new access token. `None`: there is one, but it cannot be handed out: too long, not printable, or the refresh
+    /// token itself.
+    pub access_token: Option<SecretString>,
+    /// The new refresh token, if the provider rotates.
+    pub refresh_token: Option<SecretString>,
+    /// `expires_in`, zero if it was not positive, at most [`MAX_LIFETIME`]. `None`: it is missing or makes no sense.
+    pub lifetime: Option<Duration>,
+    /// The token type, if there is one.
+    pub token_type: Option<String>,
+    /// The scope, if there is one.
+    pub scope: Option<String>,
+    /// The account's subject, if there is one.
+    pub subject: Option<String>,
+    /// The extra fields that the configuration names, as far as they are there and usable.
+    pub extra: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for TokenAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenAnswer")
+            .field("has_access_token", &self.access_token.is_some())
+            .field("has_refresh_token", &self.refresh_token.is_some())
+            .field("lifetime", &self.lifetime)
+            .finish_non_exhaustive()
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod answer;
 mod expiry;
+mod intent;
 mod merge;
 mod name;
 mod token;
 
-pub use answer::{AnswerRules, InvalidAnswer, parse_answer};
+pub use answer::{AnswerRules, InvalidAnswer, TokenAnswer, parse_answer};
 pub use expiry::{Expiry, MAX_LIFETIME};
+pub use intent::Intent;
 pub use merge::SavedToken;
 pub use name::{DEFAULT_BUCKET, EntryKey, InvalidName, MAX_NAME, Name};
 pub use token::{AccessToken, MAX_SECRET, Revision, TokenSet, is_token_text};

@@ -17,7 +17,7 @@ use super::{
     KeyStore, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore,
     queue::{Queue, Turn, deadline},
 };
-use crate::credential::{EntryKey, Name, Revision, TokenSet};
+use crate::credential::{EntryKey, Name};
 
 /// Keeps token sets and API keys in memory. Clones share what is stored.
 #[derive(Clone)]
@@ -116,13 +116,9 @@ impl TokenGuard for MemoryGuard {
     }
 
     // Memory is never corrupt, so there is nothing to refuse.
-    async fn write(&mut self, tokens: TokenSet, _over_corrupt: OverCorrupt) -> Result<Arc<StoredTokens>, StoreError> {
-        let stored = Arc::new(StoredTokens {
-            revision: Revision::random(),
-            tokens,
-        });
-        self.shared.tokens().insert(self.key.clone(), Arc::clone(&stored));
-        Ok(stored)
+    async fn put(&mut self, record: Arc<StoredTokens>, _over_corrupt: OverCorrupt) -> Result<(), StoreError> {
+        self.shared.tokens().insert(self.key.clone(), record);
+        Ok(())
     }
 
     async fn remove(&mut self) -> Result<bool, StoreError> {

@@ -13,7 +13,7 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use crate::credential::{EntryKey, Name, Revision, TokenSet};
+use crate::credential::{EntryKey, Intent, Name, Revision, TokenSet};
 
 /// A token set as it is stored.
 #[derive(Debug, Clone)]
@@ -22,6 +22,20 @@ pub struct StoredTokens {
     pub revision: Revision,
     /// The token set.
     pub tokens: TokenSet,
+    /// A refresh that is under way, here or elsewhere, or whose outcome nobody knows.
+    pub intent: Option<Intent>,
+}
+
+impl StoredTokens {
+    /// A new version of an entry, under a revision of its own.
+    #[must_use]
+    pub fn new(tokens: TokenSet) -> Self {
+        Self {
+            revision: Revision::random(),
+            tokens,
+            intent: None,
+        }
+    }
 }
 
 /// Keeps token sets. Cheap to share; every method may be called from many tasks at once.
@@ -47,10 +61,18 @@ pub trait TokenGuard: Send + Sync {
     /// Reads the entry from the store itself, not from memory.
     async fn read(&self) -> Result<Option<Arc<StoredTokens>>, StoreError>;
 
-    /// Replaces the entry under a new revision. When it returns, the new token set is durable; if it fails, the old
-    /// entry is there or the new one, never neither: undoing what could not be made durable might lose both. `over_corrupt`: whether an entry that cannot be decrypted may be replaced (a login, an
-    /// import); an entry of a newer format is never replaced.
-    async fn write(&mut self, tokens: TokenSet, over_corrupt: OverCorrupt) -> Result<Arc<StoredTokens>, StoreError>;
+    /// Replaces the entry by exactly this, revision and all. When it returns, the record is durable; if it fails, the old
+    /// one is there or the new one, never neither: undoing what could not be made durable might lose both.
+    /// `over_corrupt`: whether an entry that cannot be decrypted may be replaced (a login, an import); an entry of a newer
+    /// format is never replaced.
+    async fn put(&mut self, record: Arc<StoredTokens>, over_corrupt: OverCorrupt) -> Result<(), StoreError>;
+
+    /// Replaces the entry under a new revision, without an intent; for the rest as [`put`](Self::put).
+    async fn write(&mut self, tokens: TokenSet, over_corrupt: OverCorrupt) -> Result<Arc<StoredTokens>, StoreError> {
+        let record = Arc::new(StoredTokens::new(tokens));
+        self.put(Arc::clone(&record), over_corrupt).await?;
+        Ok(record)
+    }
 
     /// Removes the entry durably, also a corrupt one. `false`: there was none.
     async fn remove(&mut self) -> Result<bool, StoreError>;
@@ -112,11 +134,11 @@ impl fmt::Display for Operation {
 }
 
 /// The cause below a [`StoreError`], for the log.
-pub type Cause = Box<dyn StdError + Send + Sync>;
+pub type Cause = Arc<dyn StdError + Send + Sync>;
 
 /// Why a store failed. The message is for the host; a sandbox only learns which of these it was. It is the problem and,
 /// after it, the mend.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The identity that decrypts the store cannot be had.

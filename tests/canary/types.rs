@@ -13,7 +13,7 @@ use credbroker::{
     client::ProxyTokenStore,
     clock::{Clock as _, SystemClock},
     config::{self, Config, Environment},
-    credential::{AccessToken, AnswerRules, EntryKey, Revision, TokenSet, parse_answer},
+    credential::{AccessToken, AnswerRules, EntryKey, Intent, Revision, TokenSet, parse_answer},
     proto,
     store::{
         KeyStore as _, OverCorrupt, StoredTokens, TokenStore,
@@ -227,10 +227,8 @@ fn no_debug_of_tokens_shows_them() {
     assert_eq!(access.extra.len(), 1, "the extra field is there");
     assert_silent(&scanner, "AccessToken", &access);
     assert_silent(&scanner, "TokenSet", &tokens);
-    let stored = StoredTokens {
-        revision: Revision::random(),
-        tokens,
-    };
+    let mut stored = StoredTokens::new(tokens);
+    stored.intent = Some(Intent::to_present(&SECRET.into(), &SystemClock::new().now()));
     assert_silent(&scanner, "StoredTokens", &stored);
 
     let wire = proto::AccessToken {

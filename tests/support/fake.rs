@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use credbroker::{
-    credential::{EntryKey, Name, TokenSet},
+    credential::{EntryKey, Name},
     store::{KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, memory::MemoryStore},
 };
 use secrecy::SecretString;
@@ -48,7 +48,7 @@ impl Fault {
             Self::Unavailable => StoreError::Unavailable {
                 operation: Operation::Read,
                 what: what(),
-                cause: what().into(),
+                cause: Arc::from(Box::<dyn std::error::Error + Send + Sync>::from(what())),
             },
         }
     }
@@ -182,9 +182,9 @@ impl TokenGuard for Guard {
         self.guard.read().await
     }
 
-    async fn write(&mut self, tokens: TokenSet, over_corrupt: OverCorrupt) -> Result<Arc<StoredTokens>, StoreError> {
+    async fn put(&mut self, record: Arc<StoredTokens>, over_corrupt: OverCorrupt) -> Result<(), StoreError> {
         self.store.change().await?;
-        self.guard.write(tokens, over_corrupt).await
+        self.guard.put(record, over_corrupt).await
     }
 
     async fn remove(&mut self) -> Result<bool, StoreError> {

@@ -1,14 +1,14 @@
 //! The way off the async threads: file work runs on blocking ones, and nobody waits for it longer than a store call may
 //! take. Work that nobody waits for any more is not cut short.
 
-use std::time::Duration;
+use std::{error::Error as StdError, sync::Arc, time::Duration};
 
 use tokio::{
     task::{JoinError, spawn_blocking},
     time::{Instant, timeout_at},
 };
 
-use crate::store::{Cause, Operation, StoreError};
+use crate::store::{Operation, StoreError};
 
 /// What one store call may take.
 pub(super) const LIMIT: Duration = Duration::from_secs(15);
@@ -29,11 +29,11 @@ impl Doing {
     }
 
     /// The system refused it.
-    pub(super) fn failed(&self, cause: impl Into<Cause>) -> StoreError {
+    pub(super) fn failed(&self, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> StoreError {
         StoreError::Unavailable {
             operation: self.operation,
             what: self.what.clone(),
-            cause: cause.into(),
+            cause: Arc::from(cause.into()),
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use age::{DecryptError, Decryptor, Encryptor};
+use data_encoding::HEXLOWER;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 use super::{identity::Identities, layout::Place};
 use crate::{
     clock::Now,
-    credential::{EntryKey, Expiry, Name, Revision, TokenSet},
+    credential::{EntryKey, Expiry, Intent, Name, Revision, TokenSet},
     store::StoredTokens,
 };
 
@@ -163,6 +164,8 @@ struct TokenRecord {
     bucket: String,
     revision: String,
     tokens: TokensRecord,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    intent: Option<IntentRecord>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -192,6 +195,43 @@ struct ExpiryRecord {
     stored_wall: Timestamp,
     stored_boot: Duration,
     boot_id: String,
+}
+
+/// A refresh that was begun and, as far as the disk knows, not ended.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IntentRecord {
+    refresh_token_sha256: String,
+    wall: Timestamp,
+    boot: Duration,
+    boot_id: String,
+    deadline: Duration,
+}
+
+impl IntentRecord {
+    fn of(intent: &Intent) -> Self {
+        Self {
+            refresh_token_sha256: HEXLOWER.encode(&intent.refresh_token_sha256),
+            wall: intent.written.wall,
+            boot: intent.written.boot,
+            boot_id: intent.written.boot_id.as_ref().to_owned(),
+            deadline: intent.deadline,
+        }
+    }
+
+    fn read(self) -> Result<Intent, Flaw> {
+        let digest = HEXLOWER.decode(self.refresh_token_sha256.as_bytes()).ok();
+        let digest = digest.and_then(|digest| digest.try_into().ok());
+        Ok(Intent {
+            refresh_token_sha256: digest.ok_or_else(|| Flaw::Corrupt("its intent has no digest".to_owned()))?,
+            written: Now {
+                wall: self.wall,
+                boot: self.boot,
+                boot_id: Arc::from(self.boot_id),
+            },
+            deadline: self.deadline,
+        })
+    }
 }
 
 impl Content for StoredTokens {
@@ -229,6 +269,7 @@ impl Content for StoredTokens {
                 extra: tokens.extra.clone(),
                 saved_by: tokens.saved_by.clone(),
             },
+            intent: self.intent.as_ref().map(IntentRecord::of),
         })
     }
 
@@ -256,6 +297,7 @@ impl Content for StoredTokens {
                 extra: tokens.extra,
                 saved_by: tokens.saved_by,
             },
+            intent: record.intent.map(IntentRecord::read).transpose()?,
         })
     }
 }

@@ -51,7 +51,7 @@ use self::{
     records::{Records, Shared, Trouble},
 };
 use super::{KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, queue::Queue};
-use crate::credential::{EntryKey, Name, Revision, TokenSet};
+use crate::credential::{EntryKey, Name};
 
 /// Where the store is and what decrypts it.
 #[derive(Debug, Clone)]
@@ -194,14 +194,9 @@ impl TokenGuard for FileGuard {
         self.tokens.look(&self.key, Some(Arc::clone(&self.held))).await
     }
 
-    async fn write(&mut self, tokens: TokenSet, over_corrupt: OverCorrupt) -> Result<Arc<StoredTokens>, StoreError> {
-        let stored = Arc::new(StoredTokens {
-            revision: Revision::random(),
-            tokens,
-        });
-        let (value, held) = (Arc::clone(&stored), Arc::clone(&self.held));
-        self.tokens.write(&self.key, value, over_corrupt, held).await?;
-        Ok(stored)
+    async fn put(&mut self, record: Arc<StoredTokens>, over_corrupt: OverCorrupt) -> Result<(), StoreError> {
+        let held = Arc::clone(&self.held);
+        self.tokens.write(&self.key, record, over_corrupt, held).await
     }
 
     async fn remove(&mut self) -> Result<bool, StoreError> {

@@ -1,0 +1,79 @@
+//! OAuth authorization servers: what is asked of one, and the one HTTP client that asks.
+//!
+//! HTTP stops here. The core sees a [`Provider`], whose methods do one exchange each and say what became of it.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use crate::credential::TokenAnswer;
+
+/// One configured authorization server.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// Presents the refresh token once (RFC 6749 section 6), over a connection of its own, and returns when that
+    /// connection is closed; at most 60 s after its first byte. It repeats nothing and follows nothing: what comes next
+    /// is the caller's decision.
+    async fn refresh(&self, refresh_token: &SecretString) -> Outcome;
+
+    /// Revokes a token (RFC 7009).
+    async fn revoke(&self, token: &SecretString, kind: TokenKind) -> Revoked;
+
+    /// How long an access token with a refresh token is good for if the provider does not say.
+    fn default_lifetime(&self) -> Duration;
+
+    /// Whether a refresh token may be presented again after an answer was lost.
+    fn may_repeat_ambiguous(&self) -> bool;
+}
+
+/// What became of one presentation of a refresh token. Texts are for the host's log and say what was seen: a status, a
+/// registered error code, the kind of failure; never what the provider wrote, and no secret.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A new token set.
+    Answered(Box<TokenAnswer>),
+    /// The refresh token is dead: revoked, expired, spent.
+    Refused(Seen),
+    /// The provider did not like the client or the request; the refresh token may be good.
+    Rejected(Seen),
+    /// The provider did not process it: nothing was written, or it said so.
+    NotProcessed {
+        /// What was seen.
+        seen: Seen,
+        /// When the provider wants to be asked again (`Retry-After`).
+        retry_after: Option<Duration>,
+    },
+    /// It was sent, and nobody knows whether it was processed.
+    Ambiguous(Seen),
+}
+
+/// What was seen, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen(pub String);
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which token is to be revoked (RFC 7009 section 2.1, `token_type_hint`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenKind {
+    /// An access token.
+    Access,
+    /// A refresh token.
+    Refresh,
+}
+
+/// What became of a revocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revoked {
+    /// The provider has no revocation endpoint.
+    NotSupported,
+    /// Done.
+    Done,
+    /// It was tried and failed; what was seen.
+    Failed(Seen),
+}
