@@ -89,7 +89,7 @@ fn store_errors() -> Vec<StoreError> {
         StoreError::Unavailable {
             operation: Operation::Read,
             what: what(),
-            cause: "no space left on device".into(),
+            cause: std::sync::Arc::new(std::io::Error::other("no space left on device")),
         },
     ]
 }
