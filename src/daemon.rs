@@ -2,7 +2,7 @@
 //! spawns its tasks, and takes everything down again.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::{DirBuilder, File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -23,6 +23,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{self, Backend, Config, ConfigError, Environment},
     credential::Name,
+    oauth::Provider,
     proto::{
         FILE_DESCRIPTOR_SET, control_broker_server::ControlBrokerServer,
         credential_broker_server::CredentialBrokerServer,
@@ -112,8 +113,8 @@ pub fn local(config: &Config, ephemeral: bool) -> Result<Broker, StartError> {
     }))
 }
 
-fn providers(config: &Config) -> BTreeSet<Name> {
-    config.providers.keys().cloned().collect()
+fn providers(_config: &Config) -> BTreeMap<Name, Arc<dyn Provider>> {
+    BTreeMap::new()
 }
 
 fn limits(config: &Config) -> Limits {
@@ -299,6 +300,8 @@ impl Running {
                 Err(error) => tracing::error!(%error, "a serving task failed"),
             }
         }
+        // After the calls: what they began at a provider must not be cut off.
+        broker.shutdown().await;
         // The file is written by a thread; waiting for it would block this one.
         if tokio::task::spawn_blocking(|| audit.finish()).await.is_err() {
             tracing::error!("the audit file could not be finished");

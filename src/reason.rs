@@ -32,6 +32,10 @@ pub enum Reason {
     NeedsLogin,
     /// A refresh needs a provider that is not configured.
     ProviderNotFound,
+    /// The provider refused the client or the request; the refresh token is kept.
+    ProviderRejected,
+    /// The provider failed after the retries.
+    ProviderUnavailable,
     /// The entry is busy in another process.
     LockTimeout,
     /// The broker is stopping.
@@ -50,7 +54,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::NotFound,
         Self::InvalidRequest,
         Self::MessageTooLarge,
@@ -63,6 +67,8 @@ impl Reason {
         Self::UnknownVersion,
         Self::NeedsLogin,
         Self::ProviderNotFound,
+        Self::ProviderRejected,
+        Self::ProviderUnavailable,
         Self::LockTimeout,
         Self::ShuttingDown,
         Self::DeadlineExceeded,
@@ -88,6 +94,8 @@ impl Reason {
             Self::UnknownVersion => "UNKNOWN_VERSION",
             Self::NeedsLogin => "NEEDS_LOGIN",
             Self::ProviderNotFound => "PROVIDER_NOT_FOUND",
+            Self::ProviderRejected => "PROVIDER_REJECTED",
+            Self::ProviderUnavailable => "PROVIDER_UNAVAILABLE",
             Self::LockTimeout => "LOCK_TIMEOUT",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",

@@ -85,7 +85,10 @@ fn store_errors() -> Vec<StoreError> {
             what: what(),
             format: 9,
         },
-        StoreError::Busy { what: what() },
+        StoreError::Busy {
+            what: what(),
+            holder: None,
+        },
         StoreError::Unavailable {
             operation: Operation::Read,
             what: what(),

@@ -1,9 +1,12 @@
 //! Why a call fails, as the core sees it. Each variant has one [`Reason`], and each message says what to do next.
 
-use std::{error::Error as StdError, time::Duration};
+use std::{borrow::Cow, error::Error as StdError, time::Duration};
 
 use crate::{
-    broker::policy::Right,
+    broker::{
+        coordinator::{LoginCause, RefreshError},
+        policy::Right,
+    },
     credential::{EntryKey, InvalidName, Name},
     reason::Reason,
     store::StoreError,
@@ -101,6 +104,40 @@ pub enum Error {
     /// The token has expired, there is a refresh token, but no provider to present it to.
     #[error("the access token of {key} has expired and no provider \"{}\" is configured to renew it: add [providers.{}] to the host's config.toml, or store a new token with `credbroker token import`", .0.provider, .0.provider, key = .0)]
     ProviderNotFound(EntryKey),
+    /// The provider refused the refresh token.
+    #[error(
+        "the provider refused the refresh token of {0}: log in anew on the host and store the new one with `credbroker token import`"
+    )]
+    RefreshRefused(EntryKey),
+    /// The provider refused the refresh token, or may not be asked with it again, after an answer of it was lost.
+    #[error(
+        "an answer of the provider to a refresh of {0} was lost, and with it the refresh token that was valid: log in anew on the host and store the new one with `credbroker token import`"
+    )]
+    AnswerLost(EntryKey),
+    /// The provider refused the client or the request.
+    #[error("the provider of {key} rejected the request for a new token: check client_id, client secret and scopes in [providers.{}] of the host's config.toml; the broker's log says what it answered", .key.provider)]
+    ProviderRejected {
+        /// The entry.
+        key: EntryKey,
+        /// When it may be tried again.
+        retry_after: Duration,
+    },
+    /// The provider could not be asked, or gave no usable answer.
+    #[error("the provider of {key} gave no new token: try again in {} s; the broker's log on the host says why", .retry_after.as_secs().max(1))]
+    ProviderUnavailable {
+        /// The entry.
+        key: EntryKey,
+        /// When it may be tried again.
+        retry_after: Duration,
+    },
+    /// The entry was refreshed a moment ago.
+    #[error("{key} was refreshed a moment ago: try again in {} ms", .retry_after.as_millis().max(1))]
+    RefreshedRecently {
+        /// The entry.
+        key: EntryKey,
+        /// When it may be refreshed again.
+        retry_after: Duration,
+    },
     /// The broker is stopping.
     #[error("the broker is stopping: restart the session")]
     ShuttingDown,
@@ -134,6 +171,34 @@ impl Error {
         }
     }
 
+    /// What a caller is told of a refresh that failed. In the cooldown after a failure that is the failure again, with what
+    /// is left of the wait.
+    pub(super) fn of_refresh(key: &EntryKey, error: RefreshError) -> Self {
+        let key = key.clone();
+        match error {
+            RefreshError::NoEntry => Self::NoEntry(key),
+            RefreshError::NeedsLogin(LoginCause::NoRefreshToken) => Self::NeedsLogin(key),
+            RefreshError::NeedsLogin(LoginCause::Refused) => Self::RefreshRefused(key),
+            RefreshError::NeedsLogin(LoginCause::LostAnswer) => Self::AnswerLost(key),
+            RefreshError::ProviderNotFound => Self::ProviderNotFound(key),
+            RefreshError::Rejected { retry_after } => Self::ProviderRejected { key, retry_after },
+            RefreshError::Unavailable { retry_after } | RefreshError::Released { retry_after } => {
+                Self::ProviderUnavailable { key, retry_after }
+            }
+            RefreshError::Cooldown {
+                retry_after,
+                failure: None,
+            } => Self::RefreshedRecently { key, retry_after },
+            RefreshError::Cooldown {
+                retry_after,
+                failure: Some(failure),
+            } => Self::of_refresh(&key, failure.due_in(retry_after)),
+            RefreshError::ShuttingDown => Self::ShuttingDown,
+            RefreshError::Store(error) => Self::Store(error),
+            RefreshError::Internal => Self::Internal("the task of a refresh died".into()),
+        }
+    }
+
     /// The machine-readable reason.
     #[must_use]
     pub fn reason(&self) -> Reason {
@@ -142,13 +207,15 @@ impl Error {
             Self::InvalidRequest { .. } => Reason::InvalidRequest,
             Self::MessageTooLarge { .. } | Self::AnswerTooLarge { .. } => Reason::MessageTooLarge,
             Self::Unimplemented(_) => Reason::Unimplemented,
-            Self::RateLimited { .. } => Reason::RateLimited,
+            Self::RateLimited { .. } | Self::RefreshedRecently { .. } => Reason::RateLimited,
             Self::TooManyStreams { .. } => Reason::TooManyStreams,
             Self::Unauthenticated(_) => Reason::Unauthenticated,
             Self::Unauthorized { .. } | Self::UnauthorizedKey(_) => Reason::Unauthorized,
             Self::PeerNotAllowed { .. } | Self::PeerUnknown => Reason::PeerNotAllowed,
             Self::UnknownVersion { .. } => Reason::UnknownVersion,
-            Self::NeedsLogin(_) => Reason::NeedsLogin,
+            Self::NeedsLogin(_) | Self::RefreshRefused(_) | Self::AnswerLost(_) => Reason::NeedsLogin,
+            Self::ProviderRejected { .. } => Reason::ProviderRejected,
+            Self::ProviderUnavailable { .. } => Reason::ProviderUnavailable,
             Self::ProviderNotFound(_) => Reason::ProviderNotFound,
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::DeadlineExceeded { .. } | Self::RequestTooSlow { .. } => Reason::DeadlineExceeded,
@@ -164,7 +231,10 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited { retry_after, .. } => Some(*retry_after),
+            Self::RateLimited { retry_after, .. }
+            | Self::ProviderRejected { retry_after, .. }
+            | Self::ProviderUnavailable { retry_after, .. }
+            | Self::RefreshedRecently { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }
@@ -182,7 +252,12 @@ impl Error {
             Self::NoEntry(key)
             | Self::Unauthorized { key, .. }
             | Self::NeedsLogin(key)
-            | Self::ProviderNotFound(key) => entry(key),
+            | Self::RefreshRefused(key)
+            | Self::AnswerLost(key)
+            | Self::ProviderNotFound(key)
+            | Self::ProviderRejected { key, .. }
+            | Self::ProviderUnavailable { key, .. }
+            | Self::RefreshedRecently { key, .. } => entry(key),
             Self::NoKey(name) | Self::UnauthorizedKey(name) => vec![("name", name.to_string())],
             Self::InvalidRequest { field, .. } => vec![("field", (*field).to_owned())],
             Self::MessageTooLarge { limit, .. } | Self::AnswerTooLarge { limit } => vec![("limit", limit.to_string())],
@@ -203,8 +278,11 @@ impl Error {
 }
 
 /// What a caller may read of a store's failure: which kind it was and whom to turn to. Paths and causes stay in the log.
-fn store_message(error: &StoreError) -> &'static str {
-    match error {
+fn store_message(error: &StoreError) -> Cow<'static, str> {
+    let fixed = match error {
+        StoreError::Busy {
+            holder: Some(holder), ..
+        } => return format!("the entry is busy in another process on the host ({holder}): try again").into(),
         StoreError::Locked { .. } => "the host's store is locked: the broker's log on the host says why",
         StoreError::Corrupt { .. } => {
             "the stored record is corrupt and was left as it is: store it anew on the host with `credbroker token import` or `credbroker key set`"
@@ -214,5 +292,6 @@ fn store_message(error: &StoreError) -> &'static str {
         }
         StoreError::Busy { .. } => "the entry is busy in another process on the host: try again",
         StoreError::Unavailable { .. } => "the host's store cannot be used now: the broker's log on the host says why",
-    }
+    };
+    fixed.into()
 }

@@ -13,9 +13,10 @@ pub mod policy;
 mod stats;
 pub mod status;
 pub mod timing;
+mod tokens;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -28,10 +29,12 @@ use tracing::Instrument as _;
 
 use crate::{
     clock::Clock,
-    credential::{AccessToken, EntryKey, Name, SavedToken, TokenSet},
-    store::{KeyStore, OverCorrupt, StoreError, StoredTokens, TokenStore},
+    credential::{EntryKey, Name},
+    oauth::Provider,
+    store::{KeyStore, StoreError, TokenStore},
 };
 pub use caller::Caller;
+use coordinator::RefreshCoordinator;
 pub use error::Error;
 use page::{Page, PageRequest};
 use policy::Right;
@@ -46,6 +49,12 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 pub enum Revocation {
     /// No provider with a revocation endpoint is known for the entry.
     NotSupported,
+    /// The provider confirmed it.
+    Done,
+    /// The provider refused or could not be asked.
+    Failed,
+    /// It goes on.
+    Pending,
 }
 
 /// What a broker is made of; the composition root fills it in.
@@ -57,7 +66,7 @@ pub struct Parts {
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
     /// The providers that the configuration names.
-    pub providers: BTreeSet<Name>,
+    pub providers: BTreeMap<Name, Arc<dyn Provider>>,
 }
 
 /// The handle to a broker. Clones share everything.
@@ -68,6 +77,7 @@ pub struct Broker {
 
 struct Inner {
     parts: Parts,
+    coordinator: RefreshCoordinator,
     /// Deliveries since the start, for `GetBucketStats`, `status` and nothing else.
     stats: Stats,
     /// Set once, when the broker begins to stop: from then on no call is begun.
@@ -78,95 +88,19 @@ impl Broker {
     /// Puts a broker together.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let coordinator = RefreshCoordinator::new(
+            Arc::clone(&parts.tokens),
+            Arc::clone(&parts.clock),
+            parts.providers.clone(),
+        );
         Self {
             inner: Arc::new(Inner {
+                coordinator,
                 parts,
                 stats: Stats::default(),
                 stopping: AtomicBool::new(false),
             }),
         }
-    }
-
-    /// Hands out a usable access token of the entry.
-    ///
-    /// `min_validity` is how long the token shall still be valid, capped at half its lifetime. If it cannot be met,
-    /// a token that has not expired is still better than none and is returned.
-    ///
-    /// # Errors
-    /// [`Error::Unauthorized`] before the store is touched; [`Error::NoEntry`]; [`Error::NeedsLogin`] or
-    /// [`Error::ProviderNotFound`] if the token has expired; a store's failure.
-    pub async fn token(&self, caller: &Caller, key: &EntryKey, min_validity: Duration) -> Result<AccessToken, Error> {
-        self.begin()?;
-        caller.require(Right::Read, key)?;
-        let stored = self.existing(key).await?;
-        let now = self.inner.parts.clock.now();
-        let expiry = stored.tokens.expiry.as_ref();
-        // The order of preference: a usable token, then one that has at least not expired, then an error that says why.
-        if !timing::usable(expiry, &now, min_validity) && timing::expired(expiry, &now) {
-            return Err(self.cannot_renew(key, &stored.tokens));
-        }
-        self.inner.stats.delivered(key, now.wall);
-        Ok(stored.tokens.to_access_token(&stored.revision, &now))
-    }
-
-    /// Replaces the access token of an existing entry by the merge contract; the refresh token is never touched.
-    ///
-    /// # Errors
-    /// [`Error::Unauthorized`], [`Error::NoEntry`], [`Error::Store`]: also if the stored entry is corrupt, which is
-    /// never overwritten this way.
-    pub async fn save_token(&self, caller: &Caller, key: &EntryKey, saved: SavedToken) -> Result<(), Error> {
-        self.begin()?;
-        caller.require(Right::Save, key)?;
-        self.existing(key).await?;
-        let by = format!("sandbox {}", caller.principal);
-        let (broker, key) = (self.clone(), key.clone());
-        owned(async move {
-            let mut guard = broker.inner.parts.tokens.lock(&key, LOCK_WAIT).await?;
-            let stored = guard.read().await?.ok_or_else(|| Error::NoEntry(key.clone()))?;
-            let merged = stored.tokens.merge_saved(saved, by, &broker.inner.parts.clock.now());
-            guard.write(merged, OverCorrupt::Refuse).await?;
-            Ok(())
-        })
-        .await
-    }
-
-    /// Removes the entry. When it returns, the entry is gone durably.
-    ///
-    /// # Errors
-    /// [`Error::Unauthorized`], [`Error::NoEntry`], [`Error::Store`].
-    pub async fn remove_token(&self, caller: &Caller, key: &EntryKey) -> Result<Revocation, Error> {
-        self.begin()?;
-        caller.require(Right::Remove, key)?;
-        // A corrupt entry can be removed, so only absence ends here. Locks are kept for ever: a sandbox must not have one
-        // made for every name it can think of. After a change that failed, absence may not be durable yet, and the store
-        // has to see to it.
-        let tokens = &self.inner.parts.tokens;
-        if matches!(tokens.read(key).await, Ok(None)) && tokens.check().await.is_ok() {
-            return Err(Error::NoEntry(key.clone()));
-        }
-        let (broker, key) = (self.clone(), key.clone());
-        owned(async move {
-            let mut guard = broker.inner.parts.tokens.lock(&key, LOCK_WAIT).await?;
-            if !guard.remove().await? {
-                return Err(Error::NoEntry(key));
-            }
-            broker.inner.stats.forget(&key);
-            Ok(Revocation::NotSupported)
-        })
-        .await
-    }
-
-    /// Stores a token set whole, in place of whatever is there. For the host only: no call of the socket leads here.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn import(&self, key: &EntryKey, tokens: TokenSet) -> Result<Arc<StoredTokens>, Error> {
-        let (broker, key) = (self.clone(), key.clone());
-        owned(async move {
-            let mut guard = broker.inner.parts.tokens.lock(&key, LOCK_WAIT).await?;
-            Ok(guard.write(tokens, OverCorrupt::Replace).await?)
-        })
-        .await
     }
 
     /// The providers of which the caller may read at least one stored entry.
@@ -269,12 +203,21 @@ impl Broker {
     /// Why it cannot.
     pub async fn check(&self) -> Result<(), Error> {
         self.begin()?;
+        self.inner.coordinator.check()?;
         Ok(self.inner.parts.tokens.check().await?)
     }
 
-    /// From now on every call answers [`Error::ShuttingDown`].
+    /// From now on every call answers [`Error::ShuttingDown`], and nothing new is asked of a provider.
     pub fn begin_shutdown(&self) {
         self.inner.stopping.store(true, Ordering::Release);
+        self.inner.coordinator.begin_shutdown();
+    }
+
+    /// Waits for what must not be cut off: an exchange with a provider that is on the wire, and its save; at most 20 s.
+    /// To be called when no more calls come, or the process ends.
+    pub async fn shutdown(&self) {
+        self.begin_shutdown();
+        self.inner.coordinator.shutdown().await;
     }
 
     /// Refuses a call that comes after the broker began to stop.
@@ -285,26 +228,11 @@ impl Broker {
         Ok(())
     }
 
-    /// The stored entry, or [`Error::NoEntry`].
-    async fn existing(&self, key: &EntryKey) -> Result<Arc<StoredTokens>, Error> {
-        let stored = self.inner.parts.tokens.read(key).await?;
-        stored.ok_or_else(|| Error::NoEntry(key.clone()))
-    }
-
     /// Every stored entry that the caller may read.
     async fn readable(&self, caller: &Caller) -> Result<Vec<EntryKey>, StoreError> {
         let mut keys = self.inner.parts.tokens.list().await?;
         keys.retain(|key| caller.policy.may_read(key));
         Ok(keys)
-    }
-
-    /// Why an expired token cannot be renewed, so that the message names the mend that helps.
-    fn cannot_renew(&self, key: &EntryKey, tokens: &TokenSet) -> Error {
-        if tokens.refresh_token.is_some() && !self.inner.parts.providers.contains(&key.provider) {
-            Error::ProviderNotFound(key.clone())
-        } else {
-            Error::NeedsLogin(key.clone())
-        }
     }
 }
 

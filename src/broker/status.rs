@@ -1,5 +1,7 @@
 //! What the host may know of the entries: everything but the tokens.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use crate::{
@@ -9,7 +11,7 @@ use crate::{
         timing,
     },
     credential::EntryKey,
-    store::StoreError,
+    store::{StoreError, StoredTokens},
 };
 
 /// The state of an entry.
@@ -17,8 +19,14 @@ use crate::{
 pub enum EntryState {
     /// The access token is usable.
     Ok,
+    /// The access token is not usable, and is refreshed at its next use or when the provider is to be asked again.
+    Due,
     /// It cannot be renewed: the host has to store a new token set.
     NeedsLogin,
+    /// A refresh was interrupted: whether the provider spent the refresh token shows with the next one.
+    Ambiguous,
+    /// The newest token set lives in memory only, because it could not be saved.
+    Unsaved,
     /// The stored record cannot be decrypted or is malformed.
     Corrupt,
     /// The record cannot be opened: the store is locked, a newer version wrote it, or the system refuses it.
@@ -31,6 +39,9 @@ impl EntryState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Due => "due",
+            Self::Ambiguous => "ambiguous",
+            Self::Unsaved => "unsaved",
             Self::NeedsLogin => "needs_login",
             Self::Corrupt => "corrupt",
             Self::Locked => "locked",
@@ -87,7 +98,7 @@ impl Broker {
             state,
             saved_by: None,
         };
-        let stored = match self.inner.parts.tokens.read(key).await {
+        let stored = match self.inner.coordinator.current(key).await {
             Ok(None) => return None,
             Ok(Some(stored)) => stored,
             Err(StoreError::Corrupt { .. }) => return Some(unreadable(EntryState::Corrupt)),
@@ -102,18 +113,34 @@ impl Broker {
             }
         };
         let expiry = stored.tokens.expiry.as_ref();
-        let expired = timing::expired(expiry, &self.inner.parts.clock.now());
+        let state = self.state(key, &stored);
         Some(EntryStatus {
             key: key.clone(),
             subject: stored.tokens.subject.clone(),
             expire_time: expiry.map(|e| e.at),
             last_used: self.inner.stats.last_used(key),
-            state: if expired {
-                EntryState::NeedsLogin
-            } else {
-                EntryState::Ok
-            },
+            state,
             saved_by: Some(stored.tokens.saved_by.clone()),
         })
+    }
+
+    fn state(&self, key: &EntryKey, stored: &StoredTokens) -> EntryState {
+        let activity = self.inner.coordinator.activity(key);
+        let tokens = &stored.tokens;
+        let renewable = tokens.refresh_token.is_some() && self.inner.coordinator.has_provider(key);
+        let now = self.inner.parts.clock.now();
+        if activity.unsaved {
+            EntryState::Unsaved
+        } else if stored.intent.is_some() && !activity.refreshing {
+            EntryState::Ambiguous
+        } else if timing::usable(tokens.expiry.as_ref(), &now, Duration::ZERO) {
+            EntryState::Ok
+        } else if renewable {
+            EntryState::Due
+        } else if timing::expired(tokens.expiry.as_ref(), &now) {
+            EntryState::NeedsLogin
+        } else {
+            EntryState::Ok
+        }
     }
 }

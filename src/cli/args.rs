@@ -105,7 +105,7 @@ impl Command {
             Self::Providers => Some(HostOnly::Command("providers")),
             Self::Token(TokenCommand::Import(_)) => Some(HostOnly::Command("token import")),
             Self::Key(KeyCommand::Set { .. } | KeyCommand::Remove { .. }) => Some(HostOnly::ApiKeyManagement),
-            Self::Token(TokenCommand::Get(_) | TokenCommand::List)
+            Self::Token(TokenCommand::Get(_) | TokenCommand::Refresh(_) | TokenCommand::List)
             | Self::Key(KeyCommand::Get { .. } | KeyCommand::List)
             | Self::Status(_)
             | Self::Doctor(_) => None,
@@ -217,6 +217,8 @@ pub enum SandboxKind {
 pub enum TokenCommand {
     /// Print a usable access token
     Get(TokenGetArgs),
+    /// Ask the provider for a new access token now
+    Refresh(TokenRefreshArgs),
     /// Store a token set: the JSON of RFC 6749 section 5.1
     Import(TokenImportArgs),
     /// List the entries, one PROVIDER/BUCKET a line
@@ -240,6 +242,19 @@ pub struct TokenGetArgs {
     /// Print an HTTP header: authorization: Bearer TOKEN
     #[arg(long)]
     pub header: bool,
+}
+
+/// Arguments of `token refresh`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Tokens are refreshed by themselves; this is for one that is refused where it is used. The refresh token goes to the \
+provider and nowhere else.")]
+pub struct TokenRefreshArgs {
+    /// The provider
+    pub provider: Name,
+    /// The bucket: one account at the provider
+    #[arg(long, default_value = DEFAULT_BUCKET, value_parser = bucket)]
+    pub bucket: Name,
 }
 
 /// Arguments of `token import`.

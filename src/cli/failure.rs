@@ -29,12 +29,13 @@ fn exit_code(reason: Reason) -> u8 {
         Reason::InternalError => INTERNAL,
         Reason::RateLimited
         | Reason::TooManyStreams
+        | Reason::ProviderUnavailable
         | Reason::LockTimeout
         | Reason::ShuttingDown
         | Reason::DeadlineExceeded
         | Reason::StoreLocked => TRY_AGAIN,
         Reason::Unauthenticated | Reason::Unauthorized | Reason::PeerNotAllowed | Reason::NeedsLogin => NOT_PERMITTED,
-        Reason::ProviderNotFound => CONFIGURATION,
+        Reason::ProviderNotFound | Reason::ProviderRejected => CONFIGURATION,
     }
 }
 

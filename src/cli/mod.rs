@@ -136,7 +136,9 @@ fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
         Command::Run(arguments) => runtime(Workers::Many)?.block_on(run::run(config, environment, arguments)),
         Command::Token(command) => runtime(Workers::One)?.block_on(async {
             let session = session::Session::open(config, environment).await?;
-            token::token(&session, command).await
+            let done = token::token(&session, command).await;
+            session.close().await;
+            done
         }),
         Command::Key(command) => runtime(Workers::One)?.block_on(async {
             let session = session::Session::open(config, environment).await?;

@@ -45,11 +45,28 @@ impl Session {
         })
     }
 
+    /// Waits for what the command began and must not be cut off: an exchange with a provider, and its save.
+    pub(super) async fn close(&self) {
+        if let Self::Host { broker, .. } = self {
+            broker.shutdown().await;
+        }
+    }
+
     pub(super) async fn token(&self, key: &EntryKey, min_validity: Duration) -> Result<AccessToken, Failure> {
         match self {
             Self::Host { broker, caller, .. } => Ok(broker.token(caller, key, min_validity).await?),
             Self::Sandbox(client) => client
                 .get_token(key, min_validity)
+                .await?
+                .ok_or_else(|| Failure::not_found(Error::NoEntry(key.clone()).to_string())),
+        }
+    }
+
+    pub(super) async fn refresh(&self, key: &EntryKey) -> Result<AccessToken, Failure> {
+        match self {
+            Self::Host { broker, caller, .. } => Ok(broker.refresh_token(caller, key, None).await?),
+            Self::Sandbox(client) => client
+                .refresh_token(key, None)
                 .await?
                 .ok_or_else(|| Failure::not_found(Error::NoEntry(key.clone()).to_string())),
         }

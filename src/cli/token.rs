@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     cli::{
-        args::{TokenCommand, TokenGetArgs, TokenImportArgs},
+        args::{TokenCommand, TokenGetArgs, TokenImportArgs, TokenRefreshArgs},
         failure::Failure,
         output,
         session::Session,
@@ -29,6 +29,7 @@ const MAX_IMPORT: u64 = 256 * 1024;
 pub(super) async fn token(session: &Session, command: TokenCommand) -> Result<ExitCode, Failure> {
     match command {
         TokenCommand::Get(arguments) => get(session, arguments).await?,
+        TokenCommand::Refresh(arguments) => refresh(session, arguments).await?,
         TokenCommand::Import(arguments) => import(session, arguments).await?,
         TokenCommand::List => {
             for entry in session.entries().await? {
@@ -54,6 +55,20 @@ async fn get(session: &Session, arguments: TokenGetArgs) -> Result<(), Failure> 
         token.access_token.expose_secret().to_owned()
     });
     output::line(&text)
+}
+
+async fn refresh(session: &Session, arguments: TokenRefreshArgs) -> Result<(), Failure> {
+    let key = EntryKey {
+        provider: arguments.provider,
+        bucket: arguments.bucket,
+    };
+    let token = session.refresh(&key).await?;
+    let validity = match token.expire_time {
+        None => "does not expire".to_owned(),
+        Some(at) => format!("expires {}", output::relative(at, SystemClock::new().now().wall)),
+    };
+    output::note(&format!("refreshed {key}; the access token {validity}"));
+    Ok(())
 }
 
 fn as_json(token: &AccessToken) -> serde_json::Value {

@@ -96,6 +96,10 @@ errors! {
     NeedsLogin,
     /// A refresh needs a provider that the host has not configured.
     ProviderNotFound,
+    /// The provider refused the host's client or request; the refresh token is kept.
+    ProviderRejected,
+    /// The provider failed, or has not answered yet; [`Refusal::retry_after`] says how long to wait.
+    ProviderUnavailable,
     /// The entry is busy in another process of the host.
     LockTimeout,
     /// The broker is stopping, or this process's client was shut down.

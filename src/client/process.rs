@@ -272,6 +272,12 @@ impl CredentialStore for ProcessStore {
             .await
     }
 
+    async fn refresh_token(&self, key: &EntryKey, revision: Option<&str>) -> Result<Option<AccessToken>, Error> {
+        let (key, revision) = (key.clone(), revision.map(str::to_owned));
+        self.run(move |rpc| async move { rpc.refresh_token(&key, revision.as_deref()).await })
+            .await
+    }
+
     async fn save_token(&self, key: &EntryKey, token: SavedToken) -> Result<(), Error> {
         let key = key.clone();
         self.run(move |rpc| async move { rpc.save_token(&key, token).await })

@@ -148,6 +148,10 @@ impl CredentialStore for ProxyTokenStore {
         self.rpc.get_token(key, min_validity).await
     }
 
+    async fn refresh_token(&self, key: &EntryKey, revision: Option<&str>) -> Result<Option<AccessToken>, Error> {
+        self.rpc.refresh_token(key, revision).await
+    }
+
     async fn save_token(&self, key: &EntryKey, token: SavedToken) -> Result<(), Error> {
         self.rpc.save_token(key, token).await
     }

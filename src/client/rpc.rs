@@ -100,6 +100,21 @@ impl Rpc {
         Ok(pages.names)
     }
 
+    pub(super) async fn refresh_token(
+        &self,
+        key: &EntryKey,
+        revision: Option<&str>,
+    ) -> Result<Option<AccessToken>, Error> {
+        let message = proto::RefreshTokenRequest {
+            provider: key.provider.to_string(),
+            bucket: key.bucket.to_string(),
+            revision: revision.unwrap_or_default().to_owned(),
+        };
+        let send = |mut stub: Stub, request| async move { stub.refresh_token(request).await };
+        let answer = present(self.call(message, send).await)?;
+        answer.map(|answer| wire::access_token(answer.token)).transpose()
+    }
+
     pub(super) async fn list_buckets(&self, provider: &Name) -> Result<Vec<Name>, Error> {
         let mut pages = Pages::default();
         while let Some(page_token) = pages.next() {

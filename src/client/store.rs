@@ -27,6 +27,14 @@ pub trait CredentialStore: Send + Sync {
     /// it could not be asked.
     async fn get_token(&self, key: &EntryKey, min_validity: Duration) -> Result<Option<AccessToken>, Error>;
 
+    /// A new access token, for a program whose token was refused where it was used. `revision` is that of the refused
+    /// token: if the broker has another one by now, that is the answer, and the provider is not asked again. `None`: there
+    /// is no such entry.
+    ///
+    /// # Errors
+    /// Why there is no new token; [`Error::RateLimited`] if the entry was refreshed a moment ago.
+    async fn refresh_token(&self, key: &EntryKey, revision: Option<&str>) -> Result<Option<AccessToken>, Error>;
+
     /// Replaces the access token of an entry that exists; its refresh token stays.
     ///
     /// # Errors

@@ -7,11 +7,14 @@ use secrecy::SecretString;
 
 use crate::{
     clock::Now,
-    credential::{Expiry, TokenSet},
+    credential::{Expiry, TokenAnswer, TokenSet},
 };
 
 /// The longest that a token saved from a sandbox is believed to last if the stored one did not last longer.
 const LONGEST_SAVED: Duration = Duration::from_secs(24 * 3600);
+
+/// What [`TokenSet::saved_by`] says after a refresh.
+const REFRESH: &str = "refresh";
 
 /// An access token that a sandbox asks to save. It has no refresh token: a sandbox cannot name one.
 #[derive(Clone)]
@@ -58,12 +61,45 @@ impl TokenSet {
     }
 }
 
+impl TokenSet {
+    /// The token set after a refresh. Access token and expiry are the new ones; everything else is new if the answer has
+    /// it, and stays if not: providers leave out what has not changed. `default_lifetime` is for an answer that does not
+    /// say how long its token is good for; `sent` is when the request went out.
+    ///
+    /// An answer whose access token cannot be handed out still brings its refresh token, because the stored one may be
+    /// spent; access token and expiry stay then.
+    #[must_use]
+    pub fn merge_refreshed(&self, answer: TokenAnswer, default_lifetime: Duration, sent: &Now) -> Self {
+        let (access_token, expiry) = match answer.access_token {
+            Some(access_token) => {
+                let lifetime = answer.lifetime.unwrap_or(default_lifetime);
+                (access_token, Some(Expiry::from_lifetime(lifetime, sent)))
+            }
+            None => (self.access_token.clone(), self.expiry.clone()),
+        };
+        let mut extra = self.extra.clone();
+        extra.extend(answer.extra.into_iter().filter(|(_, value)| !value.is_empty()));
+        Self {
+            access_token,
+            refresh_token: answer.refresh_token.or_else(|| self.refresh_token.clone()),
+            expiry,
+            token_type: new_or(answer.token_type.unwrap_or_default(), &self.token_type),
+            scope: new_or(answer.scope.unwrap_or_default(), &self.scope),
+            subject: answer.subject.or_else(|| self.subject.clone()),
+            extra,
+            saved_by: REFRESH.to_owned(),
+        }
+    }
+}
+
 fn new_or(new: String, stored: &str) -> String {
     if new.is_empty() { stored.to_owned() } else { new }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use secrecy::ExposeSecret as _;
 
@@ -119,6 +155,61 @@ mod tests {
         new.scope = "user".into();
         let merged = stored(None).merge_saved(new, String::new(), &now());
         assert_eq!((&*merged.token_type, &*merged.scope), ("DPoP", "user"));
+    }
+
+    fn answer() -> TokenAnswer {
+        TokenAnswer {
+            access_token: Some("new".into()),
+            refresh_token: None,
+            lifetime: None,
+            token_type: None,
+            scope: None,
+            subject: None,
+            extra: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_refresh_keeps_what_its_answer_leaves_out() {
+        let merged = stored(Some(HOUR)).merge_refreshed(answer(), DAY, &now());
+        assert_eq!(merged.access_token.expose_secret(), "new");
+        assert_eq!(merged.refresh_token.unwrap().expose_secret(), "refresh");
+        assert_eq!((&*merged.token_type, &*merged.scope), ("Bearer", "repo"));
+        assert_eq!(merged.subject.as_deref(), Some("alice"));
+        assert_eq!(merged.extra["account"], "1");
+        assert_eq!(merged.saved_by, "refresh");
+        assert_eq!(merged.expiry.unwrap().lifetime, DAY, "the provider's default");
+    }
+
+    #[test]
+    fn a_refresh_takes_what_its_answer_brings() {
+        let mut answer = answer();
+        answer.refresh_token = Some("rotated".into());
+        answer.lifetime = Some(HOUR * 2);
+        answer.token_type = Some("DPoP".into());
+        answer.scope = Some(String::new()); // empty is as good as absent
+        answer.subject = Some("bob".into());
+        answer.extra = [("account", ""), ("other", "2")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
+        let merged = stored(Some(HOUR)).merge_refreshed(answer, DAY, &now());
+        assert_eq!(merged.refresh_token.unwrap().expose_secret(), "rotated");
+        assert_eq!(merged.expiry.unwrap().remaining(&now()), HOUR * 2);
+        assert_eq!((&*merged.token_type, &*merged.scope), ("DPoP", "repo"));
+        assert_eq!(merged.subject.as_deref(), Some("bob"));
+        assert_eq!((&*merged.extra["account"], &*merged.extra["other"]), ("1", "2"));
+    }
+
+    #[test]
+    fn an_access_token_that_cannot_be_handed_out_does_not_cost_the_refresh_token() {
+        let mut answer = answer();
+        answer.access_token = None;
+        answer.refresh_token = Some("rotated".into());
+        answer.lifetime = Some(DAY);
+        let merged = stored(Some(HOUR)).merge_refreshed(answer, DAY, &now());
+        assert_eq!(merged.access_token.expose_secret(), "old");
+        assert_eq!(merged.refresh_token.unwrap().expose_secret(), "rotated");
+        assert_eq!(merged.expiry.unwrap().lifetime, HOUR);
     }
 
     #[test]

@@ -100,6 +100,9 @@ fn entry(entry: EntryStatus) -> proto::EntryStatus {
         last_used_time: entry.last_used.map(timestamp),
         state: match entry.state {
             EntryState::Ok => proto::EntryState::Ok,
+            EntryState::Due => proto::EntryState::Due,
+            EntryState::Ambiguous => proto::EntryState::Ambiguous,
+            EntryState::Unsaved => proto::EntryState::Unsaved,
             EntryState::NeedsLogin => proto::EntryState::NeedsLogin,
             EntryState::Corrupt => proto::EntryState::Corrupt,
             EntryState::Locked => proto::EntryState::Locked,

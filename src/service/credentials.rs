@@ -46,6 +46,20 @@ pub(super) async fn remove_token(
     })
 }
 
+pub(super) async fn refresh_token(
+    broker: &Broker,
+    request: &Request<proto::RefreshTokenRequest>,
+) -> Result<proto::RefreshTokenResponse, Error> {
+    let message = request.get_ref();
+    let key = wire::entry_key(&message.provider, &message.bucket)?;
+    let caller = caller_about(request, Named::Entry(key.clone()))?;
+    let revision = wire::revision(&message.revision)?;
+    let token = broker.refresh_token(&caller, &key, revision.as_ref()).await?;
+    Ok(proto::RefreshTokenResponse {
+        token: Some(wire::access_token(token)),
+    })
+}
+
 pub(super) async fn list_providers(
     broker: &Broker,
     request: &Request<proto::ListProvidersRequest>,

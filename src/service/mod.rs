@@ -95,6 +95,13 @@ impl credential_broker_server::CredentialBroker for CredentialService {
         answer(credentials::remove_token(&self.broker, &request).await)
     }
 
+    async fn refresh_token(
+        &self,
+        request: Request<proto::RefreshTokenRequest>,
+    ) -> Result<Response<proto::RefreshTokenResponse>, Status> {
+        answer(credentials::refresh_token(&self.broker, &request).await)
+    }
+
     async fn list_providers(
         &self,
         request: Request<proto::ListProvidersRequest>,

@@ -26,8 +26,12 @@ pub fn code(reason: Reason) -> Code {
         Reason::Unimplemented => Code::Unimplemented,
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::Unauthorized | Reason::PeerNotAllowed => Code::PermissionDenied,
-        Reason::UnknownVersion | Reason::NeedsLogin | Reason::StoreLocked => Code::FailedPrecondition,
-        Reason::LockTimeout | Reason::ShuttingDown | Reason::StoreUnavailable => Code::Unavailable,
+        Reason::UnknownVersion | Reason::NeedsLogin | Reason::ProviderRejected | Reason::StoreLocked => {
+            Code::FailedPrecondition
+        }
+        Reason::ProviderUnavailable | Reason::LockTimeout | Reason::ShuttingDown | Reason::StoreUnavailable => {
+            Code::Unavailable
+        }
         Reason::DeadlineExceeded => Code::DeadlineExceeded,
         Reason::StoreCorrupt => Code::DataLoss,
         Reason::InternalError => Code::Internal,

@@ -11,7 +11,7 @@ use crate::{
         BucketStats, Error, Revocation,
         page::{DEFAULT_SIZE, MAX_SIZE, Page, PageRequest},
     },
-    credential::{AccessToken, EntryKey, Name, SavedToken, is_token_text},
+    credential::{AccessToken, EntryKey, Name, Revision, SavedToken, is_token_text},
     proto,
 };
 
@@ -100,9 +100,26 @@ pub(super) fn bucket_stats(key: &EntryKey, stats: &BucketStats) -> proto::Bucket
     }
 }
 
+/// The longest revision that is looked at, in bytes; ours are shorter.
+const MAX_REVISION: usize = 256;
+
+/// The revision that the caller has; `None`: it named none.
+pub(super) fn revision(text: &str) -> Result<Option<Revision>, Error> {
+    if text.len() > MAX_REVISION {
+        return Err(Error::InvalidRequest {
+            field: "revision",
+            problem: format!("it is longer than {MAX_REVISION} bytes: send the revision of a token as it came"),
+        });
+    }
+    Ok(Some(text).filter(|text| !text.is_empty()).map(Revision::from_stored))
+}
+
 pub(super) fn revocation(revocation: Revocation) -> proto::Revocation {
     match revocation {
         Revocation::NotSupported => proto::Revocation::NotSupported,
+        Revocation::Done => proto::Revocation::Done,
+        Revocation::Failed => proto::Revocation::Failed,
+        Revocation::Pending => proto::Revocation::Pending,
     }
 }
 

@@ -50,6 +50,7 @@ impl MemoryStore {
         let turn = self.key_locks.enter(name.clone(), deadline(wait)).await;
         turn.ok_or_else(|| StoreError::Busy {
             what: format!("API key {name}"),
+            holder: None,
         })
     }
 }
@@ -90,6 +91,7 @@ impl TokenStore for MemoryStore {
         let turn = self.entry_locks.enter(key.clone(), deadline(wait)).await;
         let turn = turn.ok_or_else(|| StoreError::Busy {
             what: format!("entry {key}"),
+            holder: None,
         })?;
         Ok(Box::new(MemoryGuard {
             shared: Arc::clone(&self.shared),

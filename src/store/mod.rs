@@ -76,6 +76,55 @@ pub trait TokenGuard: Send + Sync {
 
     /// Removes the entry durably, also a corrupt one. `false`: there was none.
     async fn remove(&mut self) -> Result<bool, StoreError>;
+
+    /// Tells other processes what the lock is held for, as well as the store can: it is for people, and nothing depends
+    /// on it.
+    fn note(&self, state: HolderState) {
+        let _ = state;
+    }
+}
+
+/// What an entry's lock is held for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HolderState {
+    /// A refresh is under way.
+    Refreshing,
+    /// The new token set could not be saved yet.
+    Unsaved,
+}
+
+impl HolderState {
+    /// The word for it, in messages and lock files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refreshing => "refreshing",
+            Self::Unsaved => "unsaved",
+        }
+    }
+
+    /// The state of that word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Refreshing, Self::Unsaved]
+            .into_iter()
+            .find(|state| state.as_str() == word)
+    }
+}
+
+/// Who holds an entry's lock, as far as it told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// Its process.
+    pub pid: u32,
+    /// What it holds the lock for.
+    pub state: HolderState,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pid {}, {}", self.pid, self.state.as_str())
+    }
 }
 
 /// Keeps API keys, the same way.
@@ -164,6 +213,8 @@ pub enum StoreError {
     Busy {
         /// The record, for people.
         what: String,
+        /// Who holds it, if that is known.
+        holder: Option<Holder>,
     },
     /// The system refused.
     Unavailable {
@@ -187,7 +238,11 @@ impl StoreError {
             Self::NewerFormat { what, format } => {
                 format!("{what} was written by a newer credbroker (format {format})")
             }
-            Self::Busy { what } => format!("{what} is busy in another process"),
+            Self::Busy { what, holder: None } => format!("{what} is busy in another process"),
+            Self::Busy {
+                what,
+                holder: Some(holder),
+            } => format!("{what} is busy in another process ({holder})"),
             Self::Unavailable { operation, what, cause } => format!("cannot {operation} {what}: {cause}"),
         }
     }

@@ -44,7 +44,10 @@ impl Fault {
                 what: what(),
                 format: 99,
             },
-            Self::Busy => StoreError::Busy { what: what() },
+            Self::Busy => StoreError::Busy {
+                what: what(),
+                holder: None,
+            },
             Self::Unavailable => StoreError::Unavailable {
                 operation: Operation::Read,
                 what: what(),

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{File, Permissions, TryLockError},
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -25,7 +25,7 @@ use super::{
     durable::AtPath,
 };
 use crate::store::{
-    StoreError,
+    Holder, HolderState, StoreError,
     queue::{Queue, Turn, deadline},
 };
 
@@ -50,6 +50,15 @@ impl Held {
         self.asked.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// Writes into the lock file what the lock is held for. It is for people, so what cannot be written is left out; a note
+    /// of a holder that died is gone with the next note or release.
+    pub(super) fn note(&self, state: HolderState) {
+        let note = format!("{} {}\n", std::process::id(), state.as_str());
+        if self.file.set_len(0).is_ok() {
+            drop(self.file.write_all_at(note.as_bytes(), 0));
+        }
+    }
+
     /// Waits for the changes under way. A change that the holder gave up waiting for may still be under way when the
     /// next one comes: they must not run at once, nor the older one after the newer.
     pub(super) fn changes(&self) -> MutexGuard<'_, u64> {
@@ -59,6 +68,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        drop(self.file.set_len(0));
         // Unlocked, not only closed: a child that is just being started shares the open file until it executes.
         drop(self.file.unlock());
     }
@@ -73,30 +83,38 @@ pub(super) async fn take(
     prepare: impl Fn() -> Result<(), StoreError> + Clone + Send + 'static,
 ) -> Result<Arc<Held>, StoreError> {
     let until = deadline(wait);
-    let busy = || StoreError::Busy {
+    let busy = |holder| StoreError::Busy {
         what: doing.what.clone(),
+        holder,
     };
-    let turn = queue.enter(path.clone(), until).await.ok_or_else(busy)?;
+    let Some(turn) = queue.enter(path.clone(), until).await else {
+        let holder = off_thread(doing, Instant::now() + LIMIT, move || Ok(holder(&path))).await?;
+        return Err(busy(holder));
+    };
     let mut pause = SHORTEST_PAUSE;
     loop {
         let attempt = {
             let (path, doing, prepare) = (path.clone(), doing.clone(), prepare.clone());
             move || {
                 prepare()?;
-                try_lock(&path).map_err(|cause| doing.failed(cause))
+                let locked = try_lock(&path).map_err(|cause| doing.failed(cause))?;
+                Ok(locked.ok_or_else(|| holder(&path)))
             }
         };
-        if let Some(file) = off_thread(doing, Instant::now() + LIMIT, attempt).await? {
-            return Ok(Arc::new(Held {
-                file,
-                asked: AtomicU64::new(0),
-                made: Mutex::new(0),
-                _turn: turn,
-            }));
-        }
+        let holder = match off_thread(doing, Instant::now() + LIMIT, attempt).await? {
+            Err(holder) => holder,
+            Ok(file) => {
+                return Ok(Arc::new(Held {
+                    file,
+                    asked: AtomicU64::new(0),
+                    made: Mutex::new(0),
+                    _turn: turn,
+                }));
+            }
+        };
         let now = Instant::now();
         if now >= until {
-            return Err(busy());
+            return Err(busy(holder));
         }
         sleep_until(until.min(now + pause)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -117,6 +135,18 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, AtPath> {
     let named = path.symlink_metadata().ok();
     let same = named.is_some_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino()));
     Ok(same.then_some(file))
+}
+
+/// Who holds the lock, as far as the file tells.
+fn holder(path: &Path) -> Option<Holder> {
+    let mut note = [0; 64];
+    let length = open(path).ok()?.read_at(&mut note, 0).ok()?;
+    let note = std::str::from_utf8(note.get(..length)?).ok()?;
+    let (pid, state) = note.trim_end().split_once(' ')?;
+    Some(Holder {
+        pid: pid.parse().ok()?,
+        state: HolderState::from_word(state)?,
+    })
 }
 
 fn open(path: &Path) -> rustix::io::Result<File> {

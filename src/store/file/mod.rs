@@ -50,7 +50,9 @@ use self::{
     lock::Held,
     records::{Records, Shared, Trouble},
 };
-use super::{KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, queue::Queue};
+use super::{
+    HolderState, KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, queue::Queue,
+};
 use crate::credential::{EntryKey, Name};
 
 /// Where the store is and what decrypts it.
@@ -201,6 +203,10 @@ impl TokenGuard for FileGuard {
 
     async fn remove(&mut self) -> Result<bool, StoreError> {
         self.tokens.remove(&self.key, Arc::clone(&self.held)).await
+    }
+
+    fn note(&self, state: HolderState) {
+        self.held.note(state);
     }
 }
 

@@ -1,0 +1,288 @@
+//! The exchange with the provider, and what each of its outcomes means.
+
+use std::{sync::Arc, time::Duration};
+
+use secrecy::SecretString;
+use tokio::{
+    sync::MutexGuard,
+    time::{Instant, sleep},
+};
+
+use super::{
+    error::{LoginCause, RefreshError},
+    flight::{End, Landing},
+    held::{Held, Open},
+    permits::Permit,
+    removal,
+    saving::save,
+    waiting::Progress,
+};
+use crate::{
+    broker::timing,
+    credential::{Intent, TokenAnswer, TokenSet},
+    oauth::{Outcome, Provider, Seen},
+    store::{OverCorrupt, StoredTokens},
+};
+
+/// The pauses before what the provider did not process is sent again.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3)];
+/// No presentation begins in a flight that is older.
+const OLDEST: Duration = Duration::from_secs(25);
+/// The longest `Retry-After` that is believed.
+const LONGEST_HOLD_OFF: Duration = Duration::from_secs(3600);
+/// A permit is given back after so much of an exchange: one hung entry must not keep the others of its provider waiting.
+const PERMIT: Duration = Duration::from_secs(15);
+
+/// What an exchange begins with.
+pub(super) struct Exchange<'a> {
+    pub(super) landing: &'a Landing,
+    pub(super) provider: &'a dyn Provider,
+    pub(super) held: &'a Held,
+    pub(super) refresh_token: SecretString,
+    /// The record as it was read under the lock.
+    pub(super) stored: Arc<StoredTokens>,
+    /// An earlier presentation's answer was lost.
+    pub(super) lost: bool,
+    /// When the flight had everything it needed.
+    pub(super) began: Instant,
+}
+
+/// What follows from an outcome.
+enum Verdict {
+    /// The same again, after a pause.
+    Again(Duration),
+    End(End),
+}
+
+/// Presents the refresh token until the outcome is definite or no further presentation is allowed, and stores what came
+/// of it. `open` is the lock, opened; it is shut while the provider is asked, so that a logout need not wait.
+pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a, Open>, permit: Permit) -> End {
+    let shared = &exchange.landing.shared;
+    // What an earlier flight lost was the first presentation; this one is the repeat of it.
+    let mut repeated = exchange.lost;
+    if exchange.lost && !exchange.provider.may_repeat_ambiguous() {
+        return exchange.give_up(&mut open, LoginCause::LostAnswer).await;
+    }
+    let mut permit = Some(permit);
+    let mut processed_not = 0;
+    loop {
+        if shared.stopping.is_cancelled() {
+            exchange.withdraw(&mut open).await;
+            return exchange.end(RefreshError::ShuttingDown);
+        }
+        let now = shared.clock.now();
+        let intent = Intent::to_present(&exchange.refresh_token, &now);
+        let mut record = (*exchange.stored).clone();
+        record.intent = Some(intent.clone());
+        if let Err(error) = open.guard.put(Arc::new(record), OverCorrupt::Refuse).await {
+            // The mark may be on the disk all the same, and would keep everybody waiting for nothing.
+            exchange.withdraw(&mut open).await;
+            return exchange.end(error);
+        }
+        drop(open);
+
+        exchange.landing.at(Progress::Exchange(exchange.began));
+        let outcome = exchange.present(&mut permit).await;
+        open = exchange.held.lock().await;
+        if open.removed {
+            exchange.late(outcome);
+            return exchange.end(RefreshError::NoEntry);
+        }
+        let verdict = match outcome {
+            Outcome::Answered(answer) => Verdict::End(exchange.answered(&mut open, *answer, &now).await),
+            Outcome::Refused(seen) => {
+                exchange.log(&seen, "refused the refresh token");
+                let cause = if exchange.lost {
+                    LoginCause::LostAnswer
+                } else {
+                    LoginCause::Refused
+                };
+                Verdict::End(exchange.give_up(&mut open, cause).await)
+            }
+            Outcome::Rejected(seen) => {
+                exchange.log(&seen, "rejected the request");
+                exchange.clear_intent(&mut open).await;
+                let retry_after = Duration::ZERO;
+                Verdict::End(exchange.end(RefreshError::Rejected { retry_after }))
+            }
+            Outcome::NotProcessed { seen, retry_after } => {
+                exchange.log(&seen, "did not process the request");
+                processed_not += 1;
+                exchange.not_processed(&mut open, processed_not, retry_after).await
+            }
+            Outcome::Ambiguous(seen) => {
+                exchange.log(&seen, "may or may not have processed the request");
+                exchange.lost = true;
+                if exchange.provider.may_repeat_ambiguous() {
+                    let at_once = !repeated && !shared.usable(&exchange.stored);
+                    repeated = true;
+                    exchange.ambiguous(at_once, &intent)
+                } else {
+                    Verdict::End(exchange.give_up(&mut open, LoginCause::LostAnswer).await)
+                }
+            }
+        };
+        match verdict {
+            Verdict::End(end) => return end,
+            Verdict::Again(pause) => {
+                drop(open);
+                tokio::select! {
+                    () = shared.stopping.cancelled() => {}
+                    () = sleep(pause) => {}
+                }
+                open = exchange.held.lock().await;
+                if open.removed {
+                    return exchange.end(RefreshError::NoEntry);
+                }
+            }
+        }
+    }
+}
+
+impl Exchange<'_> {
+    /// One presentation. The permit is given back when it takes long.
+    async fn present(&self, permit: &mut Option<Permit>) -> Outcome {
+        let mut asked = self.provider.refresh(&self.refresh_token);
+        tokio::select! {
+            outcome = &mut asked => return outcome,
+            () = tokio::time::sleep_until(self.began + PERMIT) => *permit = None,
+        }
+        asked.await
+    }
+
+    /// A new token set: merged, saved, and only then anybody's.
+    async fn answered(&self, open: &mut Open, answer: TokenAnswer, sent: &crate::clock::Now) -> End {
+        let usable_answer = answer.access_token.is_some();
+        // Its lifetime counts from before the request: the provider's began at some time since.
+        let tokens = self
+            .stored
+            .tokens
+            .merge_refreshed(answer, self.provider.default_lifetime(), sent);
+        let lifetime = tokens.expiry.as_ref().map(|expiry| expiry.lifetime);
+        let mut record = StoredTokens::new(tokens);
+        if !usable_answer {
+            record.revision = self.stored.revision.clone();
+        }
+        let record = Arc::new(record);
+        save(
+            &self.landing.shared,
+            &self.landing.key,
+            self.held,
+            open,
+            Arc::clone(&record),
+        )
+        .await;
+        let expired = timing::expired(record.tokens.expiry.as_ref(), &self.landing.shared.clock.now());
+        let result = if usable_answer && !expired {
+            tracing::info!(entry = %self.landing.key, "refreshed");
+            Ok(record)
+        } else {
+            tracing::error!(
+                entry = %self.landing.key,
+                "the provider's answer is stored, but its access token has expired already or cannot be handed out"
+            );
+            let retry_after = Duration::ZERO;
+            Err(RefreshError::Unavailable { retry_after })
+        };
+        End {
+            result,
+            lifetime,
+            hold_off: Duration::ZERO,
+            ambiguous: false,
+        }
+    }
+
+    /// The refresh token is dead, or may not be presented again: it is cleared, and nobody presents it any more.
+    async fn give_up(&self, open: &mut Open, cause: LoginCause) -> End {
+        tracing::warn!(entry = %self.landing.key, ?cause, "the entry needs a login");
+        let record = StoredTokens {
+            revision: self.stored.revision.clone(),
+            tokens: TokenSet {
+                refresh_token: None,
+                ..self.stored.tokens.clone()
+            },
+            intent: None,
+        };
+        save(
+            &self.landing.shared,
+            &self.landing.key,
+            self.held,
+            open,
+            Arc::new(record),
+        )
+        .await;
+        self.end(RefreshError::NeedsLogin(cause))
+    }
+
+    /// Again, twice at most and not in an old flight; what the provider asks for beyond that is the cooldown.
+    async fn not_processed(&self, open: &mut Open, times: usize, retry_after: Option<Duration>) -> Verdict {
+        let pause = PAUSES
+            .get(times - 1)
+            .map(|pause| retry_after.unwrap_or(*pause))
+            .filter(|pause| self.began.elapsed().saturating_add(*pause) < OLDEST);
+        if let Some(pause) = pause {
+            return Verdict::Again(pause);
+        }
+        self.withdraw(open).await;
+        Verdict::End(End {
+            hold_off: retry_after.unwrap_or_default().min(LONGEST_HOLD_OFF),
+            ambiguous: self.lost,
+            ..self.end(RefreshError::Unavailable {
+                retry_after: Duration::ZERO,
+            })
+        })
+    }
+
+    /// The first repeat comes at once if there is nothing to serve; further ones are spaced by the failure backoff, and
+    /// none comes while the intent of the last presentation holds.
+    fn ambiguous(&self, at_once: bool, intent: &Intent) -> Verdict {
+        if at_once {
+            return Verdict::Again(Duration::ZERO);
+        }
+        let flights = self.landing.ambiguous_before().saturating_add(1);
+        Verdict::End(End {
+            hold_off: timing::backoff(flights).max(intent.remaining(&self.landing.shared.clock.now())),
+            ambiguous: true,
+            ..self.end(RefreshError::Unavailable {
+                retry_after: Duration::ZERO,
+            })
+        })
+    }
+
+    /// The flight presents nothing more. Its mark goes, unless an answer was lost: then only time tells.
+    async fn withdraw(&self, open: &mut Open) {
+        if !self.lost {
+            self.clear_intent(open).await;
+        }
+    }
+
+    async fn clear_intent(&self, open: &mut Open) {
+        let mut record = (*self.stored).clone();
+        record.intent = None;
+        if let Err(error) = open.guard.put(Arc::new(record), OverCorrupt::Refuse).await {
+            // Nothing is lost: whoever finds it waits until it has passed.
+            tracing::warn!(entry = %self.landing.key, %error, "the mark of a refresh that has ended could not be removed");
+        }
+    }
+
+    /// The entry was removed while the provider was asked: what came is nobody's.
+    fn late(&self, outcome: Outcome) {
+        if let Outcome::Answered(answer) = outcome {
+            tracing::info!(entry = %self.landing.key, "the answer to a refresh came after the logout and is revoked");
+            removal::revoke_late(&self.landing.shared, &self.landing.key, *answer);
+        }
+    }
+
+    fn end(&self, error: impl Into<RefreshError>) -> End {
+        End {
+            result: Err(error.into()),
+            lifetime: self.stored.tokens.expiry.as_ref().map(|expiry| expiry.lifetime),
+            hold_off: Duration::ZERO,
+            ambiguous: false,
+        }
+    }
+
+    fn log(&self, seen: &Seen, what: &str) {
+        tracing::warn!(entry = %self.landing.key, %seen, "the provider {what}");
+    }
+}

@@ -1,0 +1,207 @@
+//! The steps of a flight.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Last, Shared,
+    error::{LoginCause, RefreshError},
+    exchange::{self, Exchange},
+    held::Open,
+    permits::Place,
+    waiting::Progress,
+};
+use crate::{
+    broker::timing,
+    credential::{EntryKey, Revision},
+    store::{HolderState, StoredTokens},
+};
+
+/// How long a flight waits for the entry's lock. Callers give up before it does.
+const LOCK_WAIT: Duration = Duration::from_secs(30);
+
+/// A flight that will land: whatever becomes of its task, those who wait are told, and the entry is free for the next.
+pub(super) struct Landing {
+    pub(super) shared: Arc<Shared>,
+    pub(super) key: EntryKey,
+    progress: watch::Sender<Progress>,
+    /// When it started, by boot time.
+    started: Duration,
+    end: Option<End>,
+}
+
+/// How a flight ended.
+pub(super) struct End {
+    pub(super) result: Result<Arc<StoredTokens>, RefreshError>,
+    /// The lifetime of the token that there is now, which the cooldown depends on.
+    pub(super) lifetime: Option<Duration>,
+    /// How much longer than the cooldown nothing may be tried.
+    pub(super) hold_off: Duration,
+    /// The provider may have processed what was sent, and nobody knows.
+    pub(super) ambiguous: bool,
+}
+
+impl End {
+    fn failed(error: impl Into<RefreshError>) -> Self {
+        Self {
+            result: Err(error.into()),
+            lifetime: None,
+            hold_off: Duration::ZERO,
+            ambiguous: false,
+        }
+    }
+}
+
+impl Landing {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        key: &EntryKey,
+        progress: watch::Sender<Progress>,
+        started: Duration,
+    ) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+            key: key.clone(),
+            progress,
+            started,
+            end: None,
+        }
+    }
+
+    pub(super) fn at(&self, progress: Progress) {
+        self.progress.send_replace(progress);
+    }
+
+    /// Flights of the entry in a row, before this one, whose outcome nobody knows.
+    pub(super) fn ambiguous_before(&self) -> u32 {
+        self.shared.entries().get(&self.key).map_or(0, |entry| entry.ambiguous)
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        // Without an end its task panicked; the panic is in the log.
+        let end = self.end.take().unwrap_or_else(|| End::failed(RefreshError::Internal));
+        let now = self.shared.clock.now().boot;
+        let cooled = self.started.saturating_add(timing::cooldown(end.lifetime));
+        let until = cooled.max(now.saturating_add(end.hold_off));
+        let result = end.result.map_err(|error| error.due_in(until.saturating_sub(now)));
+        let gone = matches!(result, Err(RefreshError::NoEntry));
+        let mut entries = self.shared.entries();
+        let mut freed = None;
+        if let Some(entry) = entries.get_mut(&self.key) {
+            entry.flight = None;
+            if entry.unsaved.is_none() {
+                freed = entry.held.take();
+            }
+            entry.last = Some(Last {
+                until,
+                failure: result.as_ref().err().cloned(),
+            });
+            entry.ambiguous = if end.ambiguous {
+                entry.ambiguous.saturating_add(1)
+            } else {
+                0
+            };
+        }
+        if gone {
+            // Nothing is remembered of what is not there: names cost nothing.
+            entries.remove(&self.key);
+        }
+        drop(entries);
+        // The lock is free before anybody hears of the end.
+        drop(freed);
+        self.progress.send_replace(Progress::Landed(result));
+    }
+}
+
+/// Flies: permit, lock, re-read, intent, exchange, save, release.
+pub(super) async fn fly(mut landing: Landing, saw: Revision, place: Place) {
+    let end = steps(&landing, &saw, place).await.unwrap_or_else(|end| end);
+    if let Err(error) = &end.result {
+        tracing::debug!(entry = %landing.key, %error, "a refresh gave no new token");
+    }
+    landing.end = Some(end);
+}
+
+/// `Err` is an end like `Ok`; it is what `?` makes of a failure.
+async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, End> {
+    let Landing { shared, key, .. } = landing;
+    let served = shared
+        .providers
+        .get(&key.provider)
+        .ok_or_else(|| End::failed(RefreshError::ProviderNotFound))?;
+    let stopping = || shared.stopping.cancelled();
+
+    let permit = tokio::select! {
+        () = stopping() => return Err(End::failed(RefreshError::ShuttingDown)),
+        permit = place.permit() => permit.ok_or_else(|| End::failed(RefreshError::Internal))?,
+    };
+
+    landing.at(Progress::Lock(format!("entry {key}").into()));
+    let guard = tokio::select! {
+        () = stopping() => return Err(End::failed(RefreshError::ShuttingDown)),
+        guard = shared.tokens.lock(key, LOCK_WAIT) => guard.map_err(End::failed)?,
+    };
+    let held = Open::new(guard);
+    if let Some(entry) = shared.entries().get_mut(key) {
+        entry.held = Some(Arc::clone(&held));
+    }
+
+    let open = held.lock().await;
+    let stored = reread(&open).await?;
+    let lifetime = stored.tokens.expiry.as_ref().map(|expiry| expiry.lifetime);
+    let end = |result, hold_off| End {
+        result,
+        lifetime,
+        hold_off,
+        ambiguous: false,
+    };
+    // Identity decides, not what remains: a renewal would find every token that is not expired yet good enough.
+    if stored.revision != *saw && shared.usable(&stored) {
+        return Ok(end(Ok(stored), Duration::ZERO));
+    }
+    let Some(refresh_token) = stored.tokens.refresh_token.clone() else {
+        return Ok(end(
+            Err(RefreshError::NeedsLogin(LoginCause::NoRefreshToken)),
+            Duration::ZERO,
+        ));
+    };
+    let interrupted = stored.intent.as_ref().filter(|intent| intent.is_about(&refresh_token));
+    if let Some(intent) = interrupted {
+        let rest = intent.remaining(&shared.clock.now());
+        if !rest.is_zero() {
+            // Somebody else may be presenting it right now; or died, or lost the answer, a moment ago.
+            tracing::info!(
+                entry = %key, seconds = rest.as_secs(),
+                "another refresh has the refresh token, or was interrupted with it: it is not presented before that has passed"
+            );
+            let retry_after = rest;
+            return Ok(end(Err(RefreshError::Unavailable { retry_after }), rest));
+        }
+        tracing::warn!(
+            entry = %key, since = %intent.written.wall,
+            "a refresh was interrupted before its answer was stored; whether the provider spent the refresh token shows now"
+        );
+    }
+    let exchange = Exchange {
+        landing,
+        provider: &*served.provider,
+        held: &held,
+        refresh_token,
+        lost: interrupted.is_some(),
+        stored,
+        began: Instant::now(),
+    };
+    open.guard.note(HolderState::Refreshing);
+    Ok(exchange::run(exchange, open, permit).await)
+}
+
+async fn reread(open: &Open) -> Result<Arc<StoredTokens>, End> {
+    if open.removed {
+        return Err(End::failed(RefreshError::NoEntry));
+    }
+    let stored = open.guard.read().await.map_err(End::failed)?;
+    stored.ok_or_else(|| End::failed(RefreshError::NoEntry))
+}

@@ -1,0 +1,77 @@
+//! A token set that the disk would not take: it is kept in memory, and saved as soon as the disk is back.
+//!
+//! What is retried is the save, never the exchange: the provider may have spent the old refresh token.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{sleep, timeout};
+
+use super::{
+    Shared,
+    held::{Held, Open},
+};
+use crate::{
+    credential::EntryKey,
+    store::{HolderState, OverCorrupt, StoredTokens},
+};
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// What the last attempt gets when the broker stops.
+const LAST_ATTEMPT: Duration = Duration::from_secs(5);
+
+/// Saves the record, or sees to it that it is saved later. Either way it is the entry from now on.
+pub(super) async fn save(
+    shared: &Arc<Shared>,
+    key: &EntryKey,
+    held: &Held,
+    open: &mut Open,
+    record: Arc<StoredTokens>,
+) {
+    let Err(error) = open.guard.put(Arc::clone(&record), OverCorrupt::Refuse).await else {
+        return;
+    };
+    tracing::error!(
+        entry = %key, %error,
+        "a new token set could not be saved: it lives in memory, and is lost if the broker is killed now; make the store writable again"
+    );
+    open.unsaved = Some(Arc::clone(&record));
+    open.guard.note(HolderState::Unsaved);
+    shared.unsaved(key, record, held);
+    let (task, key, held) = (Arc::clone(shared), key.clone(), Arc::clone(held));
+    shared.tasks.spawn(async move { save_later(&task, &key, &held).await });
+}
+
+async fn save_later(shared: &Shared, key: &EntryKey, held: &Held) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let last = tokio::select! {
+            () = shared.stopping.cancelled() => true,
+            () = sleep(pause) => false,
+        };
+        let mut open = held.lock().await;
+        // A login, an import or a logout may have made it needless.
+        let Some(record) = open.unsaved.clone() else { return };
+        let saving = open.guard.put(record, OverCorrupt::Refuse);
+        let saved = if last {
+            timeout(LAST_ATTEMPT, saving).await
+        } else {
+            Ok(saving.await)
+        };
+        match saved {
+            Ok(Ok(())) => {
+                open.unsaved = None;
+                shared.settled(key);
+                tracing::info!(entry = %key, "the new token set is saved now");
+                return;
+            }
+            Ok(Err(error)) => tracing::warn!(entry = %key, %error, "a new token set still cannot be saved"),
+            Err(_elapsed) => tracing::warn!(entry = %key, "a new token set could not be saved in time"),
+        }
+        if last {
+            tracing::error!(entry = %key, "the broker stops with a token set that it could not save: log in again");
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
