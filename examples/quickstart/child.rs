@@ -1,12 +1,23 @@
 //! The child: a plain gRPC client with generated stubs, as any program in a sandbox would have it.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
-use credbroker::proto::{GetApiKeyRequest, GetTokenRequest, credential_broker_client::CredentialBrokerClient as Stub};
-use tonic::{Request, Response, Status};
+use credbroker::proto::{
+    AccessToken, GetApiKeyRequest, GetTokenRequest, credential_broker_client::CredentialBrokerClient,
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::{Instant, sleep};
+use tonic::{Request, Response, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
 use crate::{RECORD, recorder};
+
+/// How long the child watches its token being renewed.
+const WATCH: Duration = Duration::from_secs(20);
+/// How often it asks.
+const PAUSE: Duration = Duration::from_millis(200);
+
+type Stub = CredentialBrokerClient<Channel>;
 
 #[expect(
     clippy::disallowed_methods,
@@ -20,9 +31,8 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
     let broker = Stub::new(channel);
     println!("    child: connected to {socket}");
 
-    let token = broker.clone().get_token(with(&capability, token_of("github"))?).await?;
-    let token = token.into_inner().token.ok_or("an answer without a token")?;
-    println!("    child: GetToken github       -> {}", token.access_token);
+    let first = token(&broker, &capability).await?;
+    println!("    child: GetToken acme         -> {}", first.access_token);
     let key = broker
         .clone()
         .get_api_key(with(&capability, key_named("openai"))?)
@@ -42,19 +52,64 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
     )?;
     refused(
         "no capability",
-        stub.get_token(token_of("github")).await,
+        stub.get_token(token_of("acme")).await,
         "UNAUTHENTICATED",
     )?;
     let wrong = "00".repeat(32);
     refused(
         "a wrong capability",
-        stub.get_token(with(&wrong, token_of("github"))?).await,
+        stub.get_token(with(&wrong, token_of("acme"))?).await,
         "UNAUTHENTICATED",
     )?;
 
+    watch(&broker, &capability, first).await?;
     drop((broker, stub));
     std::fs::write(std::env::var(RECORD)?, record.bytes())?;
     Ok(())
+}
+
+/// Asks for the token again and again, and sees a new one before the old one expires.
+async fn watch(broker: &Stub, capability: &str, first: AccessToken) -> Result<(), Box<dyn Error>> {
+    println!("    child: watches its token for {} s", WATCH.as_secs());
+    // Drawn on a terminal only.
+    let progress = ProgressBar::new(WATCH.as_secs())
+        .with_style(ProgressStyle::with_template("    child: {bar:24} {pos:>2}/{len} s  {msg}")?);
+    let began = Instant::now();
+    let (mut current, mut asked) = (first, 0_u32);
+    while began.elapsed() < WATCH {
+        sleep(PAUSE).await;
+        let token = token(broker, capability).await?;
+        asked += 1;
+        let left = seconds_left(&token)?;
+        if left <= 0.0 {
+            return Err("an expired token was handed out".into());
+        }
+        if token.revision != current.revision {
+            progress.suspend(|| {
+                println!(
+                    "    child: {:>4.1} s: renewed    -> {}",
+                    began.elapsed().as_secs_f64(),
+                    token.access_token
+                );
+            });
+            current = token;
+        }
+        progress.set_position(began.elapsed().as_secs());
+        progress.set_message(format!("{} is good for {left:.1} s more", current.access_token));
+    }
+    progress.finish_and_clear();
+    println!("    child: asked {asked} times, and never got an expired token");
+    Ok(())
+}
+
+async fn token(broker: &Stub, capability: &str) -> Result<AccessToken, Box<dyn Error>> {
+    let answer = broker.clone().get_token(with(capability, token_of("acme"))?).await?;
+    Ok(answer.into_inner().token.ok_or("an answer without a token")?)
+}
+
+fn seconds_left(token: &AccessToken) -> Result<f64, Box<dyn Error>> {
+    let left = token.expires_in.ok_or("a token without an end")?;
+    Ok(Duration::try_from(left)?.as_secs_f64())
 }
 
 fn token_of(provider: &str) -> GetTokenRequest {

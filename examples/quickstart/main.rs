@@ -1,15 +1,18 @@
-//! The main job in a few seconds, with nothing to install and no account:
+//! The main job in half a minute, with nothing to install and no account:
 //!
 //! ```sh
 //! cargo run --release --example quickstart
 //! ```
 //!
-//! The host stores a token set and two API keys in a temporary directory, then runs a child with a broker of its own.
-//! The child is given a socket and a capability, fetches what it may have, and tries what it may not. Everything it
-//! received is searched for the refresh token; everything on disk is removed.
+//! A small authorization server on loopback hands out tokens that live for 10 seconds, and refresh tokens that are good
+//! for one use. The host stores a token set of it and two API keys in a temporary directory, then runs a child with a
+//! broker of its own. The child is given a socket and a capability, fetches what it may have, tries what it may not, and
+//! watches its token being renewed under it. Everything it received is searched for refresh tokens; everything on disk is
+//! removed.
 //!
 //! This one program plays all parts: it calls itself as the `credbroker` command and as the child.
 
+mod authority;
 mod child;
 mod recorder;
 
@@ -21,16 +24,10 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-/// What never leaves the host.
-const REFRESH_TOKEN: &str = "ghr_quickstart_refresh_token_stays_on_the_host";
-const TOKEN_ANSWER: &str = r#"{
-  "access_token": "gho_quickstart_access_token",
-  "refresh_token": "ghr_quickstart_refresh_token_stays_on_the_host",
-  "token_type": "Bearer",
-  "scope": "repo read:user",
-  "expires_in": 3600,
-  "sub": "octocat"
-}"#;
+use authority::{Authority, LIFETIME, Seen};
+
+/// What never leaves the host: every refresh token begins like this.
+const REFRESH_TOKEN: &str = "quickstart_refresh_token_stays_on_the_host";
 
 /// The longest path that leaves room for `/runtime/credbroker/ID/sandbox/sock`, also on macOS with its 103 bytes.
 const LONGEST_HOME: usize = 48;
@@ -60,33 +57,48 @@ fn report(result: Result<(), Box<dyn Error>>) -> ExitCode {
 fn host() -> Result<(), Box<dyn Error>> {
     let home = short_home()?;
     let record = home.path().join("received");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let authority = Authority::default();
+    let port = runtime.block_on(authority.start())?;
+    println!(
+        "An authorization server at 127.0.0.1:{port} gives tokens for {LIFETIME} s, and each refresh token is good once.\n"
+    );
+    configure(home.path(), port)?;
     println!(
         "The host stores a token set and two API keys (encrypted, in {}):\n",
         home.path().display()
     );
 
-    credbroker(home.path(), &["token", "import", "github"], Some(TOKEN_ANSWER))?;
+    credbroker(home.path(), &["token", "import", "acme"], Some(&authority.first()))?;
     credbroker(home.path(), &["key", "set", "openai"], Some("sk-quickstart-openai\n"))?;
     credbroker(home.path(), &["key", "set", "stripe"], Some("sk-quickstart-stripe\n"))?;
     credbroker(home.path(), &["token", "list"], None)?;
 
-    println!("\nIt runs a child that may read github's token and the API key openai, nothing else:\n");
+    println!("\nIt runs a child that may read acme's token and the API key openai, nothing else:\n");
     let this = std::env::current_exe()?;
     let this = this.to_str().ok_or("the path of this program is not UTF-8")?;
-    let run = ["run", "--allow", "github", "--allow-key", "openai", "--", this, "child"];
-    println!("  $ credbroker run --allow github --allow-key openai -- CHILD");
+    let run = ["run", "--allow", "acme", "--allow-key", "openai", "--", this, "child"];
+    println!("  $ credbroker run --allow acme --allow-key openai -- CHILD");
     let status = command(home.path(), &run).env(RECORD, &record).status()?;
     if !status.success() {
         return Err(format!("the child ended with {status}").into());
     }
 
     println!("\nWhat is left:\n");
+    let Seen { renewals, reused } = authority.seen();
+    if renewals == 0 || reused > 0 {
+        return Err(format!("{renewals} renewals, and {reused} times an old refresh token").into());
+    }
+    println!("  the token was renewed {renewals} times, and the server saw no refresh token twice");
     let received = fs::read(&record)?;
     if contains(&received, REFRESH_TOKEN.as_bytes()) {
-        return Err("the refresh token crossed the socket".into());
+        return Err("a refresh token crossed the socket".into());
     }
     println!(
-        "  the socket gave the child {} bytes; the refresh token is not among them",
+        "  the socket gave the child {} bytes; no refresh token is among them",
         received.len()
     );
     let leftovers: Vec<_> = fs::read_dir(home.path().join("runtime/credbroker"))?
@@ -100,6 +112,16 @@ fn host() -> Result<(), Box<dyn Error>> {
     home.close()?;
     println!("  {} is removed", path.display());
     Ok(())
+}
+
+/// The provider, as an operator would write it down.
+fn configure(home: &Path, port: u16) -> std::io::Result<()> {
+    let directory = home.join("config/credbroker");
+    fs::create_dir_all(&directory)?;
+    fs::write(
+        directory.join("config.toml"),
+        format!("[providers.acme]\nclient_id = \"quickstart\"\ntoken_endpoint = \"http://127.0.0.1:{port}/token\"\n"),
+    )
 }
 
 /// A directory for everything. A socket's path has room for about 100 bytes, and some temporary directories take most
