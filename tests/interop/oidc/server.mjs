@@ -1,0 +1,70 @@
+// A certified OpenID provider on loopback: access tokens of 5 seconds, refresh tokens that rotate, reuse detection that
+// revokes the whole family. Prints {"issuer", "counts", "refresh_token"} once it listens; `counts` answers with what the
+// provider has seen. Ends when its standard input does.
+import { createServer } from 'node:http';
+import { Provider } from 'oidc-provider';
+
+const LIFETIME = 5;
+const CLIENT = { id: 'credbroker', secret: 'a secret: with /+% and spaces' };
+
+const listening = (server) =>
+  new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve(server.address().port)));
+
+const front = createServer((request, response) => provider.callback()(request, response));
+const issuer = `http://127.0.0.1:${await listening(front)}`;
+
+const provider = new Provider(issuer, {
+  clients: [
+    {
+      client_id: CLIENT.id,
+      client_secret: CLIENT.secret,
+      grant_types: ['authorization_code', 'refresh_token'],
+      redirect_uris: ['http://127.0.0.1/callback'],
+      token_endpoint_auth_method: 'client_secret_basic',
+    },
+  ],
+  scopes: ['openid', 'offline_access'],
+  findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+  features: {
+    devInteractions: { enabled: false },
+    introspection: { enabled: true },
+    revocation: { enabled: true },
+  },
+  rotateRefreshToken: true,
+  ttl: { AccessToken: LIFETIME, IdToken: LIFETIME, RefreshToken: 86400, Grant: 86400 },
+});
+
+const counts = { refreshed: 0, refused: 0, revoked: 0, last: {} };
+provider.on('grant.success', () => {
+  counts.refreshed += 1;
+});
+provider.on('grant.error', (_, error) => {
+  counts.refused += 1;
+  counts.last = { error: error.error, detail: error.error_detail };
+});
+provider.on('grant.revoked', () => {
+  counts.revoked += 1;
+});
+const back = createServer((_, response) => response.end(JSON.stringify(counts)));
+const port = await listening(back);
+
+// What an authorization code flow would have left behind.
+const grant = new provider.Grant({ accountId: 'alice', clientId: CLIENT.id });
+grant.addOIDCScope('openid offline_access');
+const refreshToken = new provider.RefreshToken({
+  accountId: 'alice',
+  client: await provider.Client.find(CLIENT.id),
+  grantId: await grant.save(),
+  gty: 'authorization_code',
+  scope: 'openid offline_access',
+});
+console.log(
+  JSON.stringify({
+    issuer,
+    counts: `http://127.0.0.1:${port}/`,
+    client_id: CLIENT.id,
+    client_secret: CLIENT.secret,
+    refresh_token: await refreshToken.save(),
+  }),
+);
+process.stdin.on('end', () => process.exit(0)).resume();
