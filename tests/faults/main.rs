@@ -23,6 +23,7 @@ async fn client_in_a_role() {
     let answer = match role.as_str() {
         "save" => save(channel, variable("CREDBROKER_TEST_TOKEN")).await,
         "get" => get(channel).await,
+        "refresh" => refresh(channel).await,
         "health" => health(channel).await,
         other => format!("no such role: {other}"),
     };
@@ -60,6 +61,17 @@ async fn get(channel: Channel) -> String {
         ..Default::default()
     };
     match CredentialBrokerClient::new(channel).get_token(request).await {
+        Ok(answer) => answer.into_inner().token.unwrap().access_token,
+        Err(status) => reason(&status),
+    }
+}
+
+async fn refresh(channel: Channel) -> String {
+    let request = proto::RefreshTokenRequest {
+        provider: "p".into(),
+        ..Default::default()
+    };
+    match CredentialBrokerClient::new(channel).refresh_token(request).await {
         Ok(answer) => answer.into_inner().token.unwrap().access_token,
         Err(status) => reason(&status),
     }

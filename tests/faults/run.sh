@@ -7,7 +7,7 @@
 # One line a check; ends with `N passed, N failed`, and non-zero if any failed.
 #
 #   tests/faults/run.sh              everything
-#   tests/faults/run.sh PART...      parts: calls, broker, full, powercut
+#   tests/faults/run.sh PART...      parts: calls, broker, full, powercut, flight
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -296,7 +296,10 @@ part_powercut() {
     umount "$mnt"
 }
 
-parts=(calls broker full powercut)
+# shellcheck source=tests/faults/flight.sh
+source tests/faults/flight.sh
+
+parts=(calls broker full powercut flight)
 [ $# -eq 0 ] || parts=("$@")
 for part in "${parts[@]}"; do
     began=$SECONDS
