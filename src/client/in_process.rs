@@ -76,6 +76,11 @@ impl InProcess {
     pub(super) fn begin_shutdown(&self) {
         self.broker.begin_shutdown();
     }
+
+    /// Waits for an exchange with a provider that is on the wire, and its save.
+    pub(super) async fn shutdown(&self) {
+        self.broker.shutdown().await;
+    }
 }
 
 fn refused(error: &broker::Error) -> Error {

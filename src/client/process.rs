@@ -174,6 +174,9 @@ fn live(runtime: Runtime, environment: &Environment, report: &mpsc::SyncSender<R
         if timeout(DRAIN, under_way.wait_for(|calls| *calls == 0)).await.is_err() {
             tracing::warn!(calls = *under_way.borrow(), "calls did not end in time and are cut");
         }
+        if let Way::InProcess(broker) = &way {
+            broker.shutdown().await;
+        }
     });
     runtime.shutdown_timeout(LAST_WRITES);
     end.send_replace(true);

@@ -189,6 +189,7 @@ impl Exchange<'_> {
             lifetime,
             hold_off: Duration::ZERO,
             ambiguous: false,
+            found: false,
         }
     }
 
@@ -279,6 +280,7 @@ impl Exchange<'_> {
             lifetime: self.stored.tokens.expiry.as_ref().map(|expiry| expiry.lifetime),
             hold_off: Duration::ZERO,
             ambiguous: false,
+            found: false,
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) struct End {
     pub(super) hold_off: Duration,
     /// The provider may have processed what was sent, and nobody knows.
     pub(super) ambiguous: bool,
+    /// The result was in the store: nobody was asked, so nobody has to be spared.
+    pub(super) found: bool,
 }
 
 impl End {
@@ -49,6 +51,7 @@ impl End {
             lifetime: None,
             hold_off: Duration::ZERO,
             ambiguous: false,
+            found: false,
         }
     }
 }
@@ -95,10 +98,12 @@ impl Drop for Landing {
             if entry.unsaved.is_none() {
                 freed = entry.held.take();
             }
-            entry.last = Some(Last {
-                until,
-                failure: result.as_ref().err().cloned(),
-            });
+            if !end.found {
+                entry.last = Some(Last {
+                    until,
+                    failure: result.as_ref().err().cloned(),
+                });
+            }
             entry.ambiguous = if end.ambiguous {
                 entry.ambiguous.saturating_add(1)
             } else {
@@ -157,10 +162,14 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
         lifetime,
         hold_off,
         ambiguous: false,
+        found: false,
     };
     // Identity decides, not what remains: a renewal would find every token that is not expired yet good enough.
     if stored.revision != *saw && shared.usable(&stored) {
-        return Ok(end(Ok(stored), Duration::ZERO));
+        return Ok(End {
+            found: true,
+            ..end(Ok(stored), Duration::ZERO)
+        });
     }
     let Some(refresh_token) = stored.tokens.refresh_token.clone() else {
         return Ok(end(
