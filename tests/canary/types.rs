@@ -66,6 +66,7 @@ const HOLD_NONE: &str = "
     broker/policy.rs EntryPattern NamePattern PatternError Policy Right
     broker/stats.rs BucketStats
     broker/status.rs EntryState EntryStatus
+    broker/timing/renewal.rs Due Interest
     cli/args.rs Cli Command DoctorArgs KeyCommand LogFormat Rights RunArgs SandboxKind ServeArgs StatusArgs TokenCommand
     cli/args.rs TokenGetArgs TokenImportArgs
     client/connect.rs ConnectError

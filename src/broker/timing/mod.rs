@@ -1,14 +1,14 @@
 //! Decisions about time, as pure functions of the token's expiry and a reading of the clocks.
 
+mod renewal;
+
 use std::time::Duration;
 
 use crate::{clock::Now, credential::Expiry};
+pub use renewal::{Due, GIVE_UP_AFTER, Interest, backoff, cooldown, due, retry};
 
 /// The most that is left of a token when it counts as too old to begin something with.
 const MAX_SKEW: Duration = Duration::from_secs(5);
-
-/// The longest cooldown.
-const LONGEST_COOLDOWN: Duration = Duration::from_secs(30);
 
 /// Whether a token can be handed out without a second thought: on both clocks more than `min(5 s, lifetime / 10)`
 /// remains, and at least `min_validity`, which is capped at half the lifetime so that asking for too much cannot ask for
@@ -25,19 +25,6 @@ pub fn usable(expiry: Option<&Expiry>, now: &Now, min_validity: Duration) -> boo
 #[must_use]
 pub fn expired(expiry: Option<&Expiry>, now: &Now) -> bool {
     expiry.is_some_and(|expiry| expiry.remaining(now).is_zero())
-}
-
-/// How long after the start of an entry's last flight no other one starts: 30 s, or a quarter of the token's lifetime.
-#[must_use]
-pub fn cooldown(lifetime: Option<Duration>) -> Duration {
-    lifetime.map_or(LONGEST_COOLDOWN, |lifetime| LONGEST_COOLDOWN.min(lifetime / 4))
-}
-
-/// The pause after so many failures in a row: 30 s, doubled each time, at most half an hour.
-#[must_use]
-pub fn backoff(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(6);
-    Duration::from_secs((30 << doublings).min(1800))
 }
 
 #[cfg(test)]
