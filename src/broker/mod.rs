@@ -10,6 +10,7 @@ pub mod coordinator;
 pub mod error;
 pub mod page;
 pub mod policy;
+pub mod scheduler;
 mod stats;
 pub mod status;
 pub mod timing;

@@ -64,6 +64,7 @@ const HOLD_NONE: &str = "
     broker/mod.rs Revocation
     broker/page.rs Page PageRequest
     broker/policy.rs EntryPattern NamePattern PatternError Policy Right
+    broker/scheduler/mod.rs ProactiveScheduler Renewal
     broker/stats.rs BucketStats
     broker/status.rs EntryState EntryStatus
     broker/timing/renewal.rs Due Interest
