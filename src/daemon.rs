@@ -16,7 +16,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
     broker::{
-        Broker, Parts,
+        Broker, Parts, Renewals,
         audit::{Audit, AuditWriter},
         policy::Policy,
     },
@@ -103,14 +103,21 @@ pub struct Options {
 ///
 /// # Errors
 /// The store cannot be opened.
-pub fn local(config: &Config, ephemeral: bool) -> Result<Broker, StartError> {
+pub fn local(config: &Config, ephemeral: bool, renewals: Renewals) -> Result<Broker, StartError> {
     let Stores { tokens, keys } = stores(config, ephemeral)?;
     Ok(Broker::new(Parts {
         tokens,
         keys,
         clock: Arc::new(SystemClock::new()),
         providers: providers(config),
+        renewals,
     }))
+}
+
+/// Tokens are renewed ahead of their end, as whoever lives on does it.
+#[must_use]
+pub fn renewed_ahead() -> Renewals {
+    Renewals::Ahead(Arc::new(rand::random::<f64>))
 }
 
 fn providers(_config: &Config) -> BTreeMap<Name, Arc<dyn Provider>> {
@@ -219,7 +226,7 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
     let control_socket = dir.bind_control()?;
     let socket = sandbox_socket.path().to_path_buf();
 
-    let broker = local(config, options.ephemeral)?;
+    let broker = local(config, options.ephemeral, renewed_ahead())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (audit, writer) = Audit::start(audit_file(config.audit.directory()?.to_owned(), Arc::clone(&clock)))
         .map_err(system("start the audit writer"))?;

@@ -58,6 +58,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "config",
             "credential",
             "daemon::local",
+            "daemon::renewed_ahead",
             "proto",
             "reason",
             "service",

@@ -92,7 +92,7 @@ fn store_errors() -> Vec<StoreError> {
         StoreError::Unavailable {
             operation: Operation::Read,
             what: what(),
-            cause: std::sync::Arc::new(std::io::Error::other("no space left on device")),
+            cause: Arc::new(std::io::Error::other("no space left on device")),
         },
     ]
 }

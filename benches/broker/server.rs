@@ -11,7 +11,7 @@ use std::{
 };
 
 use credbroker::{
-    broker::policy::Policy,
+    broker::{Renewals, policy::Policy},
     clock::{Clock as _, SystemClock},
     config::{Config, Environment},
     credential::{AnswerRules, EntryKey, parse_answer},
@@ -144,7 +144,7 @@ fn environment(home: &Path) -> Result<Environment> {
 
 async fn store(home: &Path, entries: usize) -> Result<()> {
     let config = Config::load(None, &environment(home)?)?;
-    let local = daemon::local(&config, false)?;
+    let local = daemon::local(&config, false, Renewals::OnUse)?;
     let now = SystemClock::new().now();
     for entry in 0..entries {
         let answer = format!(
@@ -245,6 +245,7 @@ macro_rules! not_measured {
 
 not_measured! {
     get_server_info: GetServerInfoRequest -> GetServerInfoResponse,
+    refresh_token: RefreshTokenRequest -> RefreshTokenResponse,
     save_token: SaveTokenRequest -> SaveTokenResponse,
     remove_token: RemoveTokenRequest -> RemoveTokenResponse,
     list_providers: ListProvidersRequest -> ListProvidersResponse,

@@ -72,8 +72,9 @@ pub(crate) async fn main() -> Result<(), Box<dyn Error>> {
 async fn watch(broker: &Stub, capability: &str, first: AccessToken) -> Result<(), Box<dyn Error>> {
     println!("    child: watches its token for {} s", WATCH.as_secs());
     // Drawn on a terminal only.
-    let progress = ProgressBar::new(WATCH.as_secs())
-        .with_style(ProgressStyle::with_template("    child: {bar:24} {pos:>2}/{len} s  {msg}")?);
+    let progress = ProgressBar::new(WATCH.as_secs()).with_style(ProgressStyle::with_template(
+        "    child: {bar:24} {pos:>2}/{len} s  {msg}",
+    )?);
     let began = Instant::now();
     let (mut current, mut asked) = (first, 0_u32);
     while began.elapsed() < WATCH {

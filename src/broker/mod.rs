@@ -39,6 +39,8 @@ use coordinator::RefreshCoordinator;
 pub use error::Error;
 use page::{Page, PageRequest};
 use policy::Right;
+pub use scheduler::Jitter;
+use scheduler::ProactiveScheduler;
 pub use stats::BucketStats;
 use stats::Stats;
 
@@ -68,6 +70,17 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The providers that the configuration names.
     pub providers: BTreeMap<Name, Arc<dyn Provider>>,
+    /// When tokens are renewed.
+    pub renewals: Renewals,
+}
+
+/// When a broker renews what it hands out.
+#[derive(Clone)]
+pub enum Renewals {
+    /// Before it expires, at moments spread by this: what a process does that lives on.
+    Ahead(Jitter),
+    /// When somebody asks and there is nothing usable: what one command does.
+    OnUse,
 }
 
 /// The handle to a broker. Clones share everything.
@@ -79,6 +92,8 @@ pub struct Broker {
 struct Inner {
     parts: Parts,
     coordinator: RefreshCoordinator,
+    /// `None`: tokens are renewed on use only.
+    scheduler: Option<ProactiveScheduler>,
     /// Deliveries since the start, for `GetBucketStats`, `status` and nothing else.
     stats: Stats,
     /// Set once, when the broker begins to stop: from then on no call is begun.
@@ -94,9 +109,18 @@ impl Broker {
             Arc::clone(&parts.clock),
             parts.providers.clone(),
         );
+        let scheduler = match &parts.renewals {
+            Renewals::OnUse => None,
+            Renewals::Ahead(jitter) => Some(ProactiveScheduler::new(
+                coordinator.clone(),
+                Arc::clone(&parts.clock),
+                Arc::clone(jitter),
+            )),
+        };
         Self {
             inner: Arc::new(Inner {
                 coordinator,
+                scheduler,
                 parts,
                 stats: Stats::default(),
                 stopping: AtomicBool::new(false),
@@ -212,6 +236,9 @@ impl Broker {
     pub fn begin_shutdown(&self) {
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.coordinator.begin_shutdown();
+        if let Some(scheduler) = &self.inner.scheduler {
+            scheduler.cancel_all();
+        }
     }
 
     /// Waits for what must not be cut off: an exchange with a provider that is on the wire, and its save; at most 20 s.

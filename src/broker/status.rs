@@ -64,6 +64,10 @@ pub struct EntryStatus {
     pub state: EntryState,
     /// Who wrote it last.
     pub saved_by: Option<String>,
+    /// When this broker will renew it; `None`: nothing is planned.
+    pub next_renewal: Option<Timestamp>,
+    /// Failed renewals in a row.
+    pub failures: u32,
 }
 
 impl Broker {
@@ -97,6 +101,8 @@ impl Broker {
             last_used: self.inner.stats.last_used(key),
             state,
             saved_by: None,
+            next_renewal: None,
+            failures: 0,
         };
         let stored = match self.inner.coordinator.current(key).await {
             Ok(None) => return None,
@@ -114,6 +120,11 @@ impl Broker {
         };
         let expiry = stored.tokens.expiry.as_ref();
         let state = self.state(key, &stored);
+        let renewal = self
+            .inner
+            .scheduler
+            .as_ref()
+            .and_then(|scheduler| scheduler.renewal(key));
         Some(EntryStatus {
             key: key.clone(),
             subject: stored.tokens.subject.clone(),
@@ -121,6 +132,8 @@ impl Broker {
             last_used: self.inner.stats.last_used(key),
             state,
             saved_by: Some(stored.tokens.saved_by.clone()),
+            next_renewal: renewal.and_then(|renewal| renewal.due),
+            failures: renewal.map_or(0, |renewal| renewal.failures),
         })
     }
 

@@ -86,7 +86,9 @@ impl Broker {
             let mut record = StoredTokens::new(merged);
             // The refresh token is the same, and so is what is not known about it.
             record.intent.clone_from(&stored.intent);
-            writing.put(Arc::new(record), OverCorrupt::Refuse).await?;
+            let record = Arc::new(record);
+            writing.put(Arc::clone(&record), OverCorrupt::Refuse).await?;
+            broker.arm(&key, &record);
             Ok(())
         })
         .await
@@ -113,6 +115,9 @@ impl Broker {
             let removed = broker.inner.coordinator.remove(&key, LOCK_WAIT).await?;
             let removed = removed.ok_or_else(|| Error::NoEntry(key.clone()))?;
             broker.inner.stats.forget(&key);
+            if let Some(scheduler) = &broker.inner.scheduler {
+                scheduler.cancel_for_key(&key);
+            }
             Ok(removed.revocation().await)
         })
         .await
@@ -136,6 +141,7 @@ impl Broker {
             let record = Arc::new(record);
             writing.put(Arc::clone(&record), OverCorrupt::Replace).await?;
             broker.inner.coordinator.replaced(&key);
+            broker.arm(&key, &record);
             Ok(record)
         })
         .await
@@ -206,6 +212,13 @@ impl Broker {
         }
     }
 
+    /// Sees to it that the entry is renewed in time.
+    fn arm(&self, key: &EntryKey, stored: &StoredTokens) {
+        if let Some(scheduler) = &self.inner.scheduler {
+            scheduler.schedule_if_needed(key, stored);
+        }
+    }
+
     /// The last step of every delivery: what is known to have expired is never handed out.
     fn hand_out(&self, key: &EntryKey, stored: &StoredTokens) -> Result<AccessToken, Error> {
         let now = self.inner.parts.clock.now();
@@ -216,6 +229,7 @@ impl Broker {
             }));
         }
         self.inner.stats.delivered(key, now.wall);
+        self.arm(key, stored);
         Ok(stored.tokens.to_access_token(&stored.revision, &now))
     }
 }

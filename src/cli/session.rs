@@ -5,7 +5,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::{
-    broker::{Broker, Caller, Error, page::PageRequest},
+    broker::{Broker, Caller, Error, Renewals, page::PageRequest},
     cli::failure::Failure,
     client::{ApiKeyStore as _, CredentialStore as _, ProxyTokenStore},
     config::{Backend, Config, Environment},
@@ -39,7 +39,7 @@ impl Session {
         }
         let config = config()?;
         Ok(Self::Host {
-            broker: daemon::local(&config, false)?,
+            broker: daemon::local(&config, false, Renewals::OnUse)?,
             caller: Caller::host(),
             config: Box::new(config),
         })

@@ -116,15 +116,15 @@ fn from_store(entry: EntryStatus) -> Entry {
         bucket: entry.key.bucket.to_string(),
         subject: entry.subject,
         expire_time: entry.expire_time,
-        next_renewal: None,
-        failures: 0,
+        next_renewal: entry.next_renewal,
+        failures: entry.failures,
         last_used: entry.last_used,
         state: Some(entry.state.as_str()),
         saved_by: entry.saved_by,
     }
 }
 
-/// Adds what a running broker tells: its own entries if it keeps them in memory, and uses of the store's.
+/// Adds what a running broker tells: its own entries if it keeps them in memory; of the store's, what only it knows.
 fn merge(entries: &mut BTreeMap<EntryKey, Entry>, told: &proto::EntryStatus) {
     let Ok(key) = EntryKey::parse(&told.provider, &told.bucket) else {
         return;
@@ -142,6 +142,20 @@ fn merge(entries: &mut BTreeMap<EntryKey, Entry>, told: &proto::EntryStatus) {
         saved_by: Some(told.saved_by.clone()).filter(|by| !by.is_empty()),
     });
     entry.last_used = entry.last_used.max(last_used);
+    entry.failures = entry.failures.max(told.failures);
+    let next_renewal = told.next_renewal_time.as_ref().and_then(timestamp);
+    entry.next_renewal = match (entry.next_renewal, next_renewal) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    };
+    let unsaved = told.state() == proto::EntryState::Unsaved;
+    // To the store a refresh under way looks like one that was interrupted.
+    let refreshing =
+        entry.state == Some(EntryState::Ambiguous.as_str()) && told.state() != proto::EntryState::Ambiguous;
+    if unsaved || refreshing {
+        entry.state = state(told.state());
+        entry.expire_time = told.expire_time.as_ref().and_then(timestamp);
+    }
 }
 
 fn state(state: proto::EntryState) -> Option<&'static str> {
@@ -151,10 +165,9 @@ fn state(state: proto::EntryState) -> Option<&'static str> {
         proto::EntryState::NeedsLogin => Some(EntryState::NeedsLogin.as_str()),
         proto::EntryState::Corrupt => Some(EntryState::Corrupt.as_str()),
         proto::EntryState::Locked => Some(EntryState::Locked.as_str()),
-        // Told by a newer broker.
-        proto::EntryState::Due => Some("due"),
-        proto::EntryState::Ambiguous => Some("ambiguous"),
-        proto::EntryState::Unsaved => Some("unsaved"),
+        proto::EntryState::Due => Some(EntryState::Due.as_str()),
+        proto::EntryState::Ambiguous => Some(EntryState::Ambiguous.as_str()),
+        proto::EntryState::Unsaved => Some(EntryState::Unsaved.as_str()),
     }
 }
 
@@ -219,10 +232,31 @@ fn print(status: &Status) -> Result<(), Failure> {
             format!("{}/{}", entry.provider, entry.bucket),
             state.to_owned(),
             moment(entry.expire_time, if known { "never" } else { "-" }),
+            renewal(moment(entry.next_renewal, "-"), entry.failures),
             moment(entry.last_used, "-"),
             or_dash(entry.subject.clone()),
             or_dash(entry.saved_by.clone()),
         ]
     });
-    output::table(&["ENTRY", "STATE", "EXPIRES", "LAST USED", "SUBJECT", "SAVED BY"], rows)
+    output::table(
+        &[
+            "ENTRY",
+            "STATE",
+            "EXPIRES",
+            "RENEWAL",
+            "LAST USED",
+            "SUBJECT",
+            "SAVED BY",
+        ],
+        rows,
+    )
+}
+
+/// The next renewal, and how many have failed in a row.
+fn renewal(next: String, failures: u32) -> String {
+    match failures {
+        0 => next,
+        1 => format!("{next} (1 failure)"),
+        _ => format!("{next} ({failures} failures)"),
+    }
 }

@@ -95,8 +95,8 @@ fn entry(entry: EntryStatus) -> proto::EntryStatus {
             .map(|subject| shortened(&subject).to_owned())
             .unwrap_or_default(),
         expire_time: entry.expire_time.map(timestamp),
-        next_renewal_time: None,
-        failures: 0,
+        next_renewal_time: entry.next_renewal.map(timestamp),
+        failures: entry.failures,
         last_used_time: entry.last_used.map(timestamp),
         state: match entry.state {
             EntryState::Ok => proto::EntryState::Ok,

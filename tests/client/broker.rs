@@ -69,7 +69,12 @@ impl Host {
     }
 
     fn local(&self) -> credbroker::broker::Broker {
-        daemon::local(&Config::load(None, &self.environment()).unwrap(), false).unwrap()
+        daemon::local(
+            &Config::load(None, &self.environment()).unwrap(),
+            false,
+            credbroker::broker::Renewals::OnUse,
+        )
+        .unwrap()
     }
 
     /// Stores an entry. Its access token is `{key}-token`.

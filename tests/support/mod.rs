@@ -21,7 +21,7 @@ use std::{
 
 use credbroker::{
     broker::{
-        Broker, Parts,
+        Broker, Parts, Renewals,
         audit::{Audit, AuditWriter},
         policy::Policy,
     },
@@ -114,7 +114,7 @@ impl Host {
 
     /// What the command line on the host works with.
     pub(crate) fn local(&self) -> Broker {
-        daemon::local(&self.config, false).unwrap()
+        daemon::local(&self.config, false, Renewals::OnUse).unwrap()
     }
 
     /// Stores a token answer (RFC 6749 section 5.1), as `token import` does.
@@ -268,7 +268,8 @@ impl Bench {
             tokens: Arc::new(store.clone()),
             keys: Arc::new(store.clone()),
             clock: Arc::new(SystemClock::new()),
-            providers: std::collections::BTreeSet::new(),
+            providers: std::collections::BTreeMap::new(),
+            renewals: Renewals::OnUse,
         });
         let dir = TempDir::new().unwrap();
         let listener = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
