@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure here is a test's failure")]
 
-use std::{fs, io, path::PathBuf};
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use credbroker::{
     broker::{self, policy::Right},
@@ -92,7 +92,7 @@ fn store_errors() -> Vec<StoreError> {
         StoreError::Unavailable {
             operation: Operation::Read,
             what: what(),
-            cause: Arc::new(std::io::Error::other("no space left on device")),
+            cause: Arc::new(io::Error::other("no space left on device")),
         },
     ]
 }

@@ -178,6 +178,19 @@ impl CredentialBroker for Fake {
         Ok(Response::new(proto::RemoveTokenResponse { revocation }))
     }
 
+    async fn refresh_token(
+        &self,
+        request: Request<proto::RefreshTokenRequest>,
+    ) -> Result<Response<proto::RefreshTokenResponse>, Status> {
+        // Says what it was asked for.
+        let token = proto::AccessToken {
+            access_token: "refreshed".to_owned(),
+            revision: request.into_inner().revision,
+            ..proto::AccessToken::default()
+        };
+        Ok(Response::new(proto::RefreshTokenResponse { token: Some(token) }))
+    }
+
     async fn list_providers(
         &self,
         _request: Request<proto::ListProvidersRequest>,
