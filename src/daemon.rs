@@ -1,8 +1,10 @@
 //! The composition root: the only place that names concrete backends. It puts a broker together, binds its sockets,
 //! spawns its tasks, and takes everything down again.
 
+mod client_secret;
+mod providers;
+
 use std::{
-    collections::BTreeMap,
     fs::{DirBuilder, File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -22,8 +24,6 @@ use crate::{
     },
     clock::{Clock, SystemClock},
     config::{self, Backend, Config, ConfigError, Environment},
-    credential::Name,
-    oauth::Provider,
     proto::{
         FILE_DESCRIPTOR_SET, control_broker_server::ControlBrokerServer,
         credential_broker_server::CredentialBrokerServer,
@@ -47,6 +47,8 @@ use crate::{
         memory::MemoryStore,
     },
 };
+
+pub use self::providers::{ProviderSummary, answer_rules, diagnose_providers, providers, summary};
 
 const CREDENTIAL_BROKER: &str = "credbroker.v1.CredentialBroker";
 const CONTROL_BROKER: &str = "credbroker.v1.ControlBroker";
@@ -103,13 +105,18 @@ pub struct Options {
 ///
 /// # Errors
 /// The store cannot be opened.
-pub fn local(config: &Config, ephemeral: bool, renewals: Renewals) -> Result<Broker, StartError> {
+pub fn local(
+    config: &Config,
+    environment: &Environment,
+    ephemeral: bool,
+    renewals: Renewals,
+) -> Result<Broker, StartError> {
     let Stores { tokens, keys } = stores(config, ephemeral)?;
     Ok(Broker::new(Parts {
         tokens,
         keys,
         clock: Arc::new(SystemClock::new()),
-        providers: providers(config),
+        providers: providers(config, environment),
         renewals,
     }))
 }
@@ -118,10 +125,6 @@ pub fn local(config: &Config, ephemeral: bool, renewals: Renewals) -> Result<Bro
 #[must_use]
 pub fn renewed_ahead() -> Renewals {
     Renewals::Ahead(Arc::new(rand::random::<f64>))
-}
-
-fn providers(_config: &Config) -> BTreeMap<Name, Arc<dyn Provider>> {
-    BTreeMap::new()
 }
 
 fn limits(config: &Config) -> Limits {
@@ -226,7 +229,7 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
     let control_socket = dir.bind_control()?;
     let socket = sandbox_socket.path().to_path_buf();
 
-    let broker = local(config, options.ephemeral, renewed_ahead())?;
+    let broker = local(config, environment, options.ephemeral, renewed_ahead())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (audit, writer) = Audit::start(audit_file(config.audit.directory()?.to_owned(), Arc::clone(&clock)))
         .map_err(system("start the audit writer"))?;

@@ -42,6 +42,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "clock",
             "config",
             "credential",
+            "oauth",
             "proto",
             "server",
             "service",
@@ -64,10 +65,10 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "service",
         ],
     ),
-    ("config", &["broker::policy", "credential"]),
+    ("config", &["broker::policy", "credential", "oauth::Endpoint"]),
     ("broker", &["clock", "credential", "oauth", "reason", "store"]),
     ("store", &["clock", "credential"]),
-    ("oauth", &["credential"]),
+    ("oauth", &["clock", "credential"]),
     ("credential", &["clock::Now"]),
 ];
 
@@ -78,18 +79,21 @@ struct Words {
     instead: &'static str,
 }
 
-const WORDS: [Words; 6] = [
+const WORDS: [Words; 8] = [
     Words {
-        words: &[
-            "tonic::",
-            "tonic_types::",
-            "tonic_health::",
-            "prost::",
-            "prost_types::",
-            "hyper::",
-        ],
+        words: &["tonic::", "tonic_types::", "tonic_health::", "prost::", "prost_types::"],
         only_in: &["proto.rs", "service", "server", "client", "daemon.rs"],
         instead: "wire types stop at service/ and client/: pass a value of the domain",
+    },
+    Words {
+        words: &["hyper::", "hyper_util::"],
+        only_in: &["server", "client", "oauth"],
+        instead: "HTTP stops at server/, client/ and oauth/: pass a value of the domain",
+    },
+    Words {
+        words: &["rustls::", "tokio_rustls::", "rustls_native_certs::"],
+        only_in: &["oauth/http"],
+        instead: "there is one HTTP client, and it alone knows TLS: ask a Provider",
     },
     Words {
         words: &["std::fs", "fs::", "std::path", "PathBuf", "UnixStream", "UnixListener"],
@@ -97,6 +101,7 @@ const WORDS: [Words; 6] = [
             "cli",
             "config",
             "daemon.rs",
+            "daemon/client_secret.rs",
             "store",
             "server",
             "service/control.rs",

@@ -143,8 +143,9 @@ fn environment(home: &Path) -> Result<Environment> {
 }
 
 async fn store(home: &Path, entries: usize) -> Result<()> {
-    let config = Config::load(None, &environment(home)?)?;
-    let local = daemon::local(&config, false, Renewals::OnUse)?;
+    let environment = environment(home)?;
+    let config = Config::load(None, &environment)?;
+    let local = daemon::local(&config, &environment, false, Renewals::OnUse)?;
     let now = SystemClock::new().now();
     for entry in 0..entries {
         let answer = format!(

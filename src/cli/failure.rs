@@ -16,7 +16,7 @@ const BAD_DATA: u8 = 65;
 const NOT_FOUND: u8 = 66;
 pub(super) const UNAVAILABLE: u8 = 69;
 pub(super) const INTERNAL: u8 = 70;
-const TRY_AGAIN: u8 = 75;
+pub(super) const TRY_AGAIN: u8 = 75;
 const NOT_PERMITTED: u8 = 77;
 pub(super) const CONFIGURATION: u8 = 78;
 

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use crate::{
     cli::{failure::Failure, output, session::Session},
-    config::ProviderConfig,
     credential::Name,
+    daemon,
 };
 
 pub(super) async fn providers(session: &Session) -> Result<ExitCode, Failure> {
@@ -21,30 +21,48 @@ pub(super) async fn providers(session: &Session) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let rows = entries.into_iter().map(|(name, count)| {
-        let provider = config.providers.get(&name);
-        let or_none = |text: Option<String>| text.map_or_else(|| "-".to_owned(), |text| output::printable(&text));
+        let configured = config.providers.get(&name);
+        let [source, token_endpoint, flows, client_auth, revocation, client_id] = match configured {
+            None => ["not configured", "-", "-", "-", "-", "-"].map(str::to_owned),
+            Some(provider) => {
+                let summary = daemon::summary(provider);
+                let flows = if summary.flows.is_empty() {
+                    "-".to_owned()
+                } else {
+                    summary.flows.join(", ")
+                };
+                [
+                    summary.source,
+                    summary.token_endpoint,
+                    flows,
+                    summary.client_auth.to_owned(),
+                    summary.revocation.to_owned(),
+                    provider.client_id.clone(),
+                ]
+            }
+        }
+        .map(|text| output::printable(&text));
         vec![
             name.to_string(),
-            provider.map_or_else(|| "not configured".to_owned(), source),
-            or_none(provider.and_then(|p| p.flow.map(|flow| flow.as_str().to_owned()))),
-            or_none(provider.map(|p| p.client_id.clone())),
+            source,
+            token_endpoint,
+            flows,
+            client_auth,
+            revocation,
+            client_id,
             count.to_string(),
         ]
     });
-    output::table(&["PROVIDER", "SOURCE", "FLOW", "CLIENT ID", "ENTRIES"], rows)?;
+    let header = [
+        "PROVIDER",
+        "SOURCE",
+        "TOKEN ENDPOINT",
+        "FLOWS",
+        "CLIENT AUTH",
+        "REVOCATION",
+        "CLIENT ID",
+        "ENTRIES",
+    ];
+    output::table(&header, rows)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Where the provider's endpoints come from.
-fn source(provider: &ProviderConfig) -> String {
-    if let Some(preset) = provider.preset {
-        format!("preset {}", preset.as_str())
-    } else if let Some(issuer) = &provider.issuer {
-        output::printable(&issuer.to_string())
-    } else {
-        provider
-            .token_endpoint
-            .as_ref()
-            .map_or_else(|| "-".to_owned(), |endpoint| output::printable(&endpoint.to_string()))
-    }
 }

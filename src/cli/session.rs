@@ -39,7 +39,7 @@ impl Session {
         }
         let config = config()?;
         Ok(Self::Host {
-            broker: daemon::local(&config, false, Renewals::OnUse)?,
+            broker: daemon::local(&config, environment, false, Renewals::OnUse)?,
             caller: Caller::host(),
             config: Box::new(config),
         })

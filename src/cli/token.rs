@@ -19,8 +19,8 @@ use crate::{
         session::Session,
     },
     clock::{Clock as _, SystemClock},
-    config::Config,
-    credential::{AccessToken, AnswerRules, EntryKey, Name, parse_answer},
+    credential::{AccessToken, EntryKey, parse_answer},
+    daemon,
 };
 
 /// The largest file that is taken for a token answer: an access token, a refresh token and an ID token fit many times.
@@ -92,12 +92,13 @@ async fn import(session: &Session, arguments: TokenImportArgs) -> Result<(), Fai
     let answer = read(&arguments.file)?;
     let clock = SystemClock::new();
     let now = clock.now();
-    let tokens = parse_answer(&answer, &rules(config, &key.provider), "import", &now).map_err(|error| {
-        Failure::bad_data(format!(
-            "{} is no token answer: {error}; give the JSON that the provider answered with",
-            name_of(&arguments.file)
-        ))
-    })?;
+    let tokens =
+        parse_answer(&answer, &daemon::answer_rules(config, &key.provider), "import", &now).map_err(|error| {
+            Failure::bad_data(format!(
+                "{} is no token answer: {error}; give the JSON that the provider answered with",
+                name_of(&arguments.file)
+            ))
+        })?;
     let stored = broker.import(&key, tokens).await?;
     let tokens = &stored.tokens;
     let validity = match &tokens.expiry {
@@ -112,16 +113,6 @@ async fn import(session: &Session, arguments: TokenImportArgs) -> Result<(), Fai
     };
     output::note(&format!("stored {key} {refresh}; the access token {validity}"));
     Ok(())
-}
-
-fn rules(config: &Config, provider: &Name) -> AnswerRules {
-    config
-        .providers
-        .get(provider)
-        .map_or_else(AnswerRules::default, |provider| AnswerRules {
-            default_lifetime: provider.default_lifetime,
-            extra_fields: provider.extra_fields.clone().unwrap_or_default(),
-        })
 }
 
 fn name_of(file: &Path) -> String {

@@ -29,7 +29,7 @@ impl InProcess {
     /// Puts it together as the host's configuration says. Call it within the runtime that it shall live on.
     pub(super) fn open(environment: &Environment) -> Result<Self, Error> {
         let config = Config::load(None, environment).map_err(|error| Error::Host(error.into()))?;
-        let broker = local(&config, false, renewed_ahead()).map_err(|error| Error::Host(error.into()))?;
+        let broker = local(&config, environment, false, renewed_ahead()).map_err(|error| Error::Host(error.into()))?;
         let service = CredentialBrokerServer::new(CredentialService::new(broker.clone()))
             .max_decoding_message_size(status::MAX_MESSAGE_SIZE);
         Ok(Self { broker, service })

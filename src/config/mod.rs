@@ -10,7 +10,6 @@
 //! say who may connect to a `serve`: [`PolicyFile`] and the capability's, [`read_capability_file`].
 
 mod capability_file;
-mod endpoint;
 mod environment;
 mod error;
 mod file;
@@ -31,7 +30,6 @@ use std::{
 
 pub use self::{
     capability_file::{Capability, read_capability_file},
-    endpoint::Endpoint,
     environment::{CAPABILITY, Environment, SOCKET},
     error::ConfigError,
     policy_file::{PolicyFile, Sandbox},
@@ -47,6 +45,7 @@ use self::{
     section::{Given, Roots, Section, absolute},
 };
 use crate::credential::Name;
+pub use crate::oauth::Endpoint;
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    endpoint::Endpoint,
+    Endpoint,
     error::ConfigError,
     schema::choice,
     section::Section,

@@ -17,7 +17,7 @@ use toml::{
 };
 
 use super::{
-    endpoint::Endpoint,
+    Endpoint,
     error::{ConfigError, Place},
     file::{Source, dotted},
     schema::{Choice, Key, did_you_mean},

@@ -7,18 +7,17 @@ use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
-use zeroize::Zeroize as _;
 
 use crate::{
     clock::Now,
-    credential::{Expiry, MAX_LIFETIME, TokenSet, is_token_text},
+    credential::{Expiry, MAX_LIFETIME, SecretJson, TokenSet, is_token_text},
 };
 
 /// The longest scope, token type, subject or extra field, in bytes.
-const MAX_TEXT: usize = 4 * 1024;
+pub(super) const MAX_TEXT: usize = 4 * 1024;
 /// The most bytes that all extra fields may have together. With an access token of 16 KiB an answer over the socket stays
 /// below 64 KiB.
-const MAX_EXTRA: usize = 16 * 1024;
+pub(super) const MAX_EXTRA: usize = 16 * 1024;
 
 /// What a provider's configuration says about reading its answers.
 #[derive(Debug, Clone)]
@@ -73,7 +72,12 @@ impl fmt::Debug for TokenAnswer {
 #[error("{0}")]
 pub struct InvalidAnswer(String);
 
-/// Reads a token answer.
+/// There is no new token set in what the token endpoint answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it is not a JSON object with an access token")]
+pub struct NotAnAnswer;
+
+/// Reads a token answer that somebody hands in, strictly: a mistake is told, not stored.
 ///
 /// `expires_in` counts from `now` and may be a number, a float or a numeric string; `expires_at` may be Unix seconds or
 /// RFC 3339. If both are there the earlier one counts: a saved answer's `expires_in` is older than the file says. The
@@ -82,10 +86,9 @@ pub struct InvalidAnswer(String);
 /// # Errors
 /// Not a JSON object, no access token, or a field of the wrong type.
 pub fn parse_answer(json: &[u8], rules: &AnswerRules, saved_by: &str, now: &Now) -> Result<TokenSet, InvalidAnswer> {
-    let answer: Answer = serde_json::from_slice(json)
-        .map(Answer)
+    let answer = SecretJson::parse(json)
         .map_err(|e| InvalidAnswer(format!("not JSON (line {}, column {})", e.line(), e.column())))?;
-    let Value::Object(fields) = &answer.0 else {
+    let Some(fields) = answer.as_object() else {
         return Err(InvalidAnswer("not a JSON object".into()));
     };
     let access_token = token_field(fields, "access_token")?.ok_or_else(|| {
@@ -115,24 +118,6 @@ pub fn parse_answer(json: &[u8], rules: &AnswerRules, saved_by: &str, now: &Now)
         extra: extra(fields, rules, refresh_token)?,
         saved_by: saved_by.to_owned(),
     })
-}
-
-/// A parsed answer: full of secrets, so its strings are wiped on drop.
-struct Answer(Value);
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        wipe(&mut self.0);
-    }
-}
-
-fn wipe(value: &mut Value) {
-    match value {
-        Value::String(text) => text.zeroize(),
-        Value::Array(items) => items.iter_mut().for_each(wipe),
-        Value::Object(fields) => fields.values_mut().for_each(wipe),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
 }
 
 /// A field that is a string and not empty; `null` counts as absent.
@@ -216,7 +201,7 @@ fn expiry(
 }
 
 /// Seconds as a number, a float or a numeric string. Zero, negative and not-a-number are zero: already expired.
-fn seconds(value: &Value) -> Option<Duration> {
+pub(super) fn seconds(value: &Value) -> Option<Duration> {
     let seconds = number(value)?;
     // Bounded before the conversion, which refuses infinity and what does not fit.
     Some(Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64())))
@@ -246,7 +231,7 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 /// The `sub` claim of an ID token (OpenID Connect Core section 2), unverified.
-fn subject_of_id_token(id_token: &str) -> Option<String> {
+pub(super) fn subject_of_id_token(id_token: &str) -> Option<String> {
     let payload = id_token.split('.').nth(1)?;
     let claims = BASE64URL_NOPAD.decode(payload.trim_end_matches('=').as_bytes()).ok()?;
     let claims: Value = serde_json::from_slice(&claims).ok()?;

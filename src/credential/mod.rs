@@ -5,11 +5,14 @@ mod expiry;
 mod intent;
 mod merge;
 mod name;
+mod secret_json;
 mod token;
+mod token_answer;
 
-pub use answer::{AnswerRules, InvalidAnswer, TokenAnswer, parse_answer};
+pub use answer::{AnswerRules, InvalidAnswer, NotAnAnswer, TokenAnswer, parse_answer};
 pub use expiry::{Expiry, MAX_LIFETIME};
 pub use intent::Intent;
 pub use merge::SavedToken;
 pub use name::{DEFAULT_BUCKET, EntryKey, InvalidName, MAX_NAME, Name};
+pub use secret_json::SecretJson;
 pub use token::{AccessToken, MAX_SECRET, Revision, TokenSet, is_token_text};

@@ -1,12 +1,28 @@
 //! OAuth authorization servers: what is asked of one, and the one HTTP client that asks.
 //!
 //! HTTP stops here. The core sees a [`Provider`], whose methods do one exchange each and say what became of it.
+//! [`HttpProvider`] is the one that asks a server.
+
+mod discovery;
+mod endpoint;
+mod http;
+mod outcome;
+pub mod presets;
+mod provider;
+mod revocation;
+mod token_endpoint;
 
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
 
+pub use self::{
+    endpoint::Endpoint,
+    http::{Http, HttpLimits, Layer, Proxies, Unreachable},
+    outcome::OutcomeRules,
+    provider::{Endpoints, HttpProvider, Look, NoSecret, ProviderSettings, SecretSource, Trouble},
+};
 use crate::credential::TokenAnswer;
 
 /// One configured authorization server.
@@ -76,4 +92,36 @@ pub enum Revoked {
     Done,
     /// It was tried and failed; what was seen.
     Failed(Seen),
+}
+
+/// How the client shows who it is (RFC 6749 section 2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// HTTP basic authentication.
+    Basic,
+    /// Id and secret in the body.
+    Post,
+    /// The id in the body, no secret.
+    None,
+}
+
+/// How a request to the token endpoint is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequestFormat {
+    /// `application/x-www-form-urlencoded`, as RFC 6749 has it.
+    #[default]
+    Form,
+    /// JSON.
+    Json,
+}
+
+/// A way to log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// The user types a code on another device (RFC 8628).
+    DeviceCode,
+    /// The user pastes a code.
+    PkceRedirect,
+    /// The browser is redirected to the host's loopback address (RFC 8252).
+    BrowserRedirect,
 }

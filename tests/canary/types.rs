@@ -13,7 +13,8 @@ use credbroker::{
     client::ProxyTokenStore,
     clock::{Clock as _, SystemClock},
     config::{self, Config, Environment},
-    credential::{AccessToken, AnswerRules, EntryKey, Intent, Revision, TokenSet, parse_answer},
+    credential::{AccessToken, AnswerRules, EntryKey, Intent, Revision, TokenAnswer, TokenSet, parse_answer},
+    oauth::{ClientAuth, Endpoints, Outcome, OutcomeRules, ProviderSettings, RequestFormat},
     proto,
     store::{
         KeyStore as _, OverCorrupt, StoredTokens, TokenStore,
@@ -29,10 +30,9 @@ use crate::scanner::Scanner;
 const SECRET: &str = "rt-canary-\"debug\"-8c2f6a4e";
 
 /// Public types of `src/` whose `Debug` is shown something secret below.
-const CAN_HOLD_A_SECRET: [&str; 17] = [
+const CAN_HOLD_A_SECRET: [&str; 20] = [
     "client/proxy.rs ProxyTokenStore",
     "client/proxy.rs ProxyTokenStoreBuilder",
-    "config/endpoint.rs Endpoint",
     "config/environment.rs Environment",
     "config/mod.rs Config",
     "config/mod.rs IdentitySource",
@@ -41,8 +41,12 @@ const CAN_HOLD_A_SECRET: [&str; 17] = [
     "config/providers.rs ProviderConfig",
     "config/values.rs Params",
     "config/values.rs ShellCommand",
+    "credential/answer.rs TokenAnswer",
     "credential/token.rs AccessToken",
     "credential/token.rs TokenSet",
+    "oauth/endpoint.rs Endpoint",
+    "oauth/mod.rs Outcome",
+    "oauth/provider.rs ProviderSettings",
     "store/file/mod.rs FileStore",
     "store/file/mod.rs FileStoreConfig",
     "store/file/mod.rs IdentitySource",
@@ -60,6 +64,7 @@ const HOLD_ONE_THAT_CAN: [&str; 5] = [
 const HOLD_NONE: &str = "
     broker/audit.rs Audit AuditWriter Record
     broker/caller.rs Caller Named Subject
+    broker/coordinator/mod.rs Asker RefreshError
     broker/error.rs Error
     broker/mod.rs Revocation
     broker/page.rs Page PageRequest
@@ -79,11 +84,19 @@ const HOLD_NONE: &str = "
     config/mod.rs AuditConfig LimitsConfig
     config/policy_file.rs PolicyFile Sandbox
     config/schema.rs Key Kind
-    credential/answer.rs AnswerRules InvalidAnswer
+    credential/answer.rs AnswerRules InvalidAnswer NotAnAnswer
     credential/expiry.rs Expiry
+    credential/intent.rs Intent
     credential/name.rs EntryKey InvalidName Name
     credential/token.rs Revision
     daemon.rs Options SocketChoice StartError
+    daemon/providers.rs ProviderSummary
+    oauth/http/connect.rs Layer Unreachable
+    oauth/http/mod.rs HttpLimits
+    oauth/mod.rs ClientAuth Flow RequestFormat Revoked Seen TokenKind
+    oauth/outcome.rs OutcomeRules
+    oauth/presets.rs Preset
+    oauth/provider.rs Endpoints Look NoSecret Trouble
     reason.rs Reason
     server/admission.rs Admission Sandbox
     server/authority/mod.rs AcceptAnyAuthority
@@ -233,6 +246,19 @@ fn no_debug_of_tokens_shows_them() {
     stored.intent = Some(Intent::to_present(&SECRET.into(), &SystemClock::new().now()));
     assert_silent(&scanner, "StoredTokens", &stored);
 
+    let json = serde_json::json!({
+        "access_token": SECRET, "refresh_token": format!("{SECRET}+"), "id": format!("{SECRET}-id"),
+    })
+    .to_string();
+    let rules = AnswerRules {
+        extra_fields: vec!["id".into()],
+        ..AnswerRules::default()
+    };
+    let answer = TokenAnswer::parse(json.as_bytes(), &rules).unwrap();
+    assert!(answer.refresh_token.is_some() && answer.extra.len() == 1);
+    assert_silent(&scanner, "TokenAnswer", &answer);
+    assert_silent(&scanner, "Outcome", &Outcome::Answered(Box::new(answer)));
+
     let wire = proto::AccessToken {
         access_token: SECRET.into(),
         extra: [("k".to_owned(), SECRET.to_owned()), (SECRET.to_owned(), String::new())].into(),
@@ -284,6 +310,22 @@ fn no_debug_of_the_configuration_shows_what_people_write_into_it() {
     assert_silent(&scanner, "ShellCommand", command);
     let query = Scanner::new([("the query", "rt-canary-debug-query-4e1d")]);
     assert_silent(&query, "Endpoint", &provider.token_endpoint);
+    let settings = ProviderSettings {
+        name: "p".parse().unwrap(),
+        endpoints: Endpoints {
+            token: provider.token_endpoint.clone(),
+            ..Endpoints::default()
+        },
+        client_id: "c".into(),
+        client_secret: None,
+        client_auth: Some(ClientAuth::None),
+        format: RequestFormat::Form,
+        token_params: vec![("k".into(), SECRET.into())],
+        rules: OutcomeRules::default(),
+        retry_ambiguous: true,
+    };
+    assert_silent(&scanner, "ProviderSettings", &settings);
+    assert_silent(&query, "ProviderSettings", &settings);
 }
 
 #[test]

@@ -71,6 +71,7 @@ impl Host {
     fn local(&self) -> credbroker::broker::Broker {
         daemon::local(
             &Config::load(None, &self.environment()).unwrap(),
+            &self.environment(),
             false,
             credbroker::broker::Renewals::OnUse,
         )

@@ -114,7 +114,7 @@ impl Host {
 
     /// What the command line on the host works with.
     pub(crate) fn local(&self) -> Broker {
-        daemon::local(&self.config, false, Renewals::OnUse).unwrap()
+        daemon::local(&self.config, &self.environment, false, Renewals::OnUse).unwrap()
     }
 
     /// Stores a token answer (RFC 6749 section 5.1), as `token import` does.

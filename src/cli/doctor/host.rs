@@ -1,4 +1,4 @@
-//! The host's layers: configuration, store, runtime directory, brokers, audit, clock, process. A layer that failed
+//! The host's layers: configuration, store, runtime directory, brokers, audit, providers, clock, process. A layer that failed
 //! stops only what depends on it.
 
 use std::path::Path;
@@ -9,7 +9,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Report, machine, runtime};
+use super::{Report, machine, providers, runtime};
 use crate::{
     cli::failure::{self, Failure},
     config::{Config, ConfigError, Environment},
@@ -32,7 +32,10 @@ pub(super) async fn look(explicit: Option<&Path>, environment: &Environment, rep
     };
     runtime::look(environment, report).await;
     match &config {
-        Some(config) => look_at_audit(config, report),
+        Some(config) => {
+            look_at_audit(config, report);
+            providers::look(config, environment, report).await;
+        }
         None => report.left_out(AUDIT, "directory"),
     }
     machine::look_at_clock(newest, report);

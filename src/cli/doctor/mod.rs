@@ -5,10 +5,11 @@
 
 mod host;
 mod machine;
+mod providers;
 mod runtime;
 mod sandbox;
 
-use std::{path::Path, process::ExitCode};
+use std::{borrow::Cow, path::Path, process::ExitCode};
 
 use serde::Serialize;
 
@@ -50,7 +51,7 @@ enum Status {
 #[derive(Serialize)]
 struct Check {
     layer: &'static str,
-    check: &'static str,
+    check: Cow<'static, str>,
     status: Status,
     detail: String,
     mend: Option<String>,
@@ -71,18 +72,24 @@ struct Document<'r> {
 }
 
 impl Report {
-    fn ok(&mut self, layer: &'static str, check: &'static str, detail: impl Into<String>) {
+    fn ok(&mut self, layer: &'static str, check: impl Into<Cow<'static, str>>, detail: impl Into<String>) {
         self.add(layer, check, Status::Ok, detail, None);
     }
 
-    fn warn(&mut self, layer: &'static str, check: &'static str, detail: impl Into<String>, mend: impl Into<String>) {
+    fn warn(
+        &mut self,
+        layer: &'static str,
+        check: impl Into<Cow<'static, str>>,
+        detail: impl Into<String>,
+        mend: impl Into<String>,
+    ) {
         self.add(layer, check, Status::Warn, detail, Some(mend.into()));
     }
 
     fn fail(
         &mut self,
         layer: &'static str,
-        check: &'static str,
+        check: impl Into<Cow<'static, str>>,
         detail: impl Into<String>,
         mend: impl Into<String>,
         code: u8,
@@ -99,14 +106,14 @@ impl Report {
     fn add(
         &mut self,
         layer: &'static str,
-        check: &'static str,
+        check: impl Into<Cow<'static, str>>,
         status: Status,
         detail: impl Into<String>,
         mend: Option<String>,
     ) {
         self.checks.push(Check {
             layer,
-            check,
+            check: check.into(),
             status,
             detail: detail.into(),
             mend,

@@ -1,6 +1,7 @@
-//! Runs `identity_command`: a shell command of the host's own configuration whose output is an identity.
+//! Runs `identity_command` and `client_secret_command`: a shell command of the host's own configuration whose output is
+//! a secret.
 //!
-//! Its output is a secret: it is kept in wiped memory, goes nowhere but to the caller, and is in no message. Runs on a
+//! The output is kept in wiped memory, goes nowhere but to the caller, and is in no message. Runs on a
 //! blocking thread.
 
 use std::{
@@ -20,7 +21,7 @@ const MAX_OUTPUT: usize = 64 * 1024;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The output of the command, if it ended well within `limit`; else what went wrong.
-pub(super) fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
+pub(crate) fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
     let deadline = Instant::now() + limit;
     // No process group of its own: a password manager that asks on the terminal could not read from it.
     let mut child = Command::new("sh")

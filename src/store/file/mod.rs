@@ -25,7 +25,7 @@
 
 mod blocking;
 mod cache;
-mod command;
+pub(crate) mod command;
 mod diagnose;
 mod durable;
 mod envelope;

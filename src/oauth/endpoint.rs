@@ -2,13 +2,18 @@
 
 use std::{fmt, net::IpAddr};
 
-use http::Uri;
+use http::{Uri, uri::Scheme};
 
 /// The URL of an endpoint: https, or http to loopback; no user name, no password, no fragment.
 ///
 /// Holding one is the proof that it was checked.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Endpoint(Uri);
+pub struct Endpoint {
+    uri: Uri,
+    /// As it was written: an issuer is compared character by character (RFC 8414 section 3.3), and `Uri` gives a bare host
+    /// a path.
+    text: Box<str>,
+}
 
 impl Endpoint {
     /// Checks a URL. `None`: it is none that a token may be sent to.
@@ -29,42 +34,71 @@ impl Endpoint {
             "http" => is_loopback(host),
             _ => false,
         };
-        (!host.is_empty() && port_fits && scheme_fits).then_some(Self(uri))
+        (!host.is_empty() && port_fits && scheme_fits).then(|| Self { uri, text: text.into() })
     }
 
     /// The URL.
     #[must_use]
     pub fn uri(&self) -> &Uri {
-        &self.0
+        &self.uri
+    }
+
+    /// The URL as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether a token travels encrypted; if not, it stays on this machine.
+    pub(super) fn is_https(&self) -> bool {
+        self.uri.scheme() == Some(&Scheme::HTTPS)
+    }
+
+    /// The host, without the brackets of an IPv6 address.
+    pub(super) fn host(&self) -> &str {
+        unbracketed(self.uri.host().unwrap_or_default())
+    }
+
+    /// The port, also where the URL leaves it to the scheme.
+    pub(super) fn port(&self) -> u16 {
+        let default = if self.is_https() { 443 } else { 80 };
+        self.uri.port_u16().unwrap_or(default)
+    }
+
+    /// Whether the host is this machine.
+    pub(super) fn is_loopback(&self) -> bool {
+        is_loopback(self.uri.host().unwrap_or_default())
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        f.write_str(&self.text)
     }
 }
 
 impl fmt::Debug for Endpoint {
     /// Without the query, where people put keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let authority = self.0.authority().map_or("", |authority| authority.as_str());
+        let authority = self.uri.authority().map_or("", |authority| authority.as_str());
         write!(
             f,
             "{}://{authority}{}",
-            self.0.scheme_str().unwrap_or_default(),
-            self.0.path()
+            self.uri.scheme_str().unwrap_or_default(),
+            self.uri.path()
         )
     }
 }
 
 /// Whether the host of a URL is this machine, by an address or the one name that stands for it (RFC 6761).
 fn is_loopback(host: &str) -> bool {
-    let address = host
-        .strip_prefix('[')
+    host.eq_ignore_ascii_case("localhost") || unbracketed(host).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn unbracketed(host: &str) -> &str {
+    host.strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
-    host.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        .unwrap_or(host)
 }
 
 #[cfg(test)]
