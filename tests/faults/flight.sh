@@ -69,17 +69,43 @@ killed_at_the_provider() { # killed_at_the_provider WHEN
     check "refresh: killed $1 the provider rotated: then" "$wrong" ""
 }
 
-# A broker's refresh with a fault that lasts until `mended`. The answer is in $said.
-faulty_refresh() { # faulty_refresh EXPRESSION
-    strace -f -qq -o "$home/trace" -e trace="${1%%:*}" -e inject="$1" -p "$broker" 2>"$home/strace" &
-    tracer=$!
-    until [ "$(awk '/^TracerPid:/ && $2 == 0 { n++ } END { print n + 0 }' /proc/"$broker"/task/*/status)" -eq 0 ]; do
-        kill -0 "$tracer" 2>/dev/null || break
-        sleep 0.01
+# Killed at a call of the save, when the provider has answered: strace counts the calls of each thread apart, so it is put
+# on when the mark is there already.
+sweep_late() { # sweep_late CALL
+    local call=$1 n=0 wrong=
+    while [ -z "$wrong" ] && [ "$n" -lt 50 ]; do
+        n=$((n + 1))
+        login || wrong="login"
+        at_provider strike --data-urlencode when=after --data-urlencode "command=pid=\$(pgrep -f 'token refresh [p]')
+strace -f -qq -o '$home/trace' -e trace='$(names "$call")' -e inject='$(names "$call"):signal=KILL:when=$n' -p \$pid >/dev/null 2>&1 &
+until awk '/^TracerPid:/ && \$2 == 0 { exit 1 }' /proc/\$pid/task/*/status; do sleep 0.01; done
+exit 0" >/dev/null
+        { "$bin" token refresh p >"$home/said" 2>&1; } 2>/dev/null
+        code=$?
+        if [ "$code" -ne 137 ]; then
+            [ "$code" -eq 0 ] || wrong="untouched and yet exit $code"
+            break
+        fi
+        after_a_kill
     done
-    said=$(ask refresh)
+    local what="refresh: $call killed after the answer, $((n - 1)) places"
+    [ "$n" -gt 1 ] || wrong=${wrong:-"it is never called"}
+    if [ -n "$wrong" ]; then fail "$what: at $n: $wrong"; else pass "$what"; fi
 }
-mended() { kill -INT "$tracer" 2>/dev/null; wait "$tracer" 2>/dev/null; }
+
+# From now on every such call of the broker fails, until `mended`. As a text, because the provider may be the one to do it.
+breaks() { # breaks CALL ERROR
+    cat <<SH
+strace -f -qq -o '$home/trace' -e trace='$(names "$1")' -e inject='$(names "$1"):error=$2' -p $broker >/dev/null 2>&1 &
+echo \$! >'$home/tracer'
+until awk '/^TracerPid:/ && \$2 == 0 { exit 1 }' /proc/$broker/task/*/status; do sleep 0.01; done
+exit 0
+SH
+}
+mended() {
+    kill -INT "$(cat "$home/tracer")" 2>/dev/null
+    until awk '/^TracerPid:/ && $2 != 0 { exit 1 }' /proc/"$broker"/task/*/status; do sleep 0.01; done
+}
 becomes() { # becomes WANT COMMAND...: within 20 s
     local _
     for _ in {1..200}; do
@@ -114,14 +140,15 @@ part_flight() {
     login; refresh
     check "refresh: nothing in its way" "$code $(count rotated)" "0 1"
     for call in open write fsync rename flock; do sweep_flight "$call"; done
+    for call in open write fsync rename; do sweep_late "$call"; done
     killed_at_the_provider before
     killed_at_the_provider after
 
     login; serve
     local before
     before=$(get)
-    # A write is two syncs, the file's and its directory's: the first two are the mark's.
-    faulty_refresh "fsync:error=EIO:when=1+"
+    sh -c "$(breaks fsync EIO)"
+    said=$(ask refresh)
     check "refresh: no mark can be written: the answer" "$said" STORE_UNAVAILABLE
     check "refresh: no mark can be written: nothing is presented" "$(count presented)" 0
     check "refresh: no mark can be written: the old token is served" "$(ask get)" "$before"
@@ -130,10 +157,9 @@ part_flight() {
     local fault
     for fault in fsync:EIO rename:ENOSPC; do
         login; serve
-        local first=3 name="refresh: the save fails with ${fault#*:} at ${fault%:*}" token
-        [ "$fault" != rename:ENOSPC ] || first=2
-        faulty_refresh "$(names "${fault%:*}"):error=${fault#*:}:when=$first+"
-        token="$said"
+        local name="refresh: the save fails with ${fault#*:} at ${fault%:*}" token
+        at_provider strike --data-urlencode when=after --data-urlencode "command=$(breaks "${fault%:*}" "${fault#*:}")" >/dev/null
+        token=$(ask refresh)
         check "$name: the answer" "${token#access-*-}" 1
         unsaved "$name" "$token"
         mended
@@ -148,8 +174,8 @@ part_flight() {
     login; serve
     at_provider strike --data-urlencode when=after \
         --data-urlencode "command=dd if=/dev/zero of=$work/mnt/flight/filler bs=4k 2>/dev/null; exit 0" >/dev/null
-    said=$(ask refresh)
-    local token=$said
+    local token
+    token=$(ask refresh)
     check "refresh: the disk is full: the answer" "${token#access-*-}" 1
     unsaved "refresh: the disk is full" "$token"
     rm "$work/mnt/flight/filler"

@@ -29,6 +29,8 @@ if [ "${FAULTS_NAMESPACE:-}" != own ]; then
 fi
 
 bin=${CREDBROKER_BIN:-$PWD/target/debug/credbroker}
+# The program would take it for a key of its configuration.
+unset CREDBROKER_BIN
 client=$FAULTS_CLIENT
 work=$(mktemp -d)
 passed=0 failed=0 broker=
