@@ -196,9 +196,10 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sees to it that the task is there, and awake in time.
+    /// Sees to it that the task is there, and awake in time; or ends.
     fn rouse(self: &Arc<Self>, state: &mut State) {
         if state.agenda.armed() == 0 {
+            self.wake.notify_one();
             return;
         }
         if state.task.as_ref().is_none_or(AbortHandle::is_finished) {

@@ -72,20 +72,22 @@ impl Errand {
             Ok(None) => End::Nothing,
             Ok(Some(stored)) if stored.revision != self.job.revision => End::Found(stored),
             Ok(Some(stored)) => {
-                let Some(now) = self.now() else { return };
-                self.flight = Some(now.boot);
-                let result = coordinator.refresh(&key, &self.job.revision, Asker::Renewal).await;
-                ended(result, interrupted(&stored, &now))
+                let Some(now) = self.shared.upgrade().map(|shared| shared.clock.now()) else {
+                    return;
+                };
+                match interrupted(&stored, &now) {
+                    Some(rest) if !coordinator.activity(&key).refreshing => End::Later(rest),
+                    _ => {
+                        self.flight = Some(now.boot);
+                        ended(coordinator.refresh(&key, &self.job.revision, Asker::Renewal).await)
+                    }
+                }
             }
             Err(error) => {
                 tracing::debug!(entry = %key, %error, "a renewal is due, and the entry cannot be read");
                 End::Failed(Duration::ZERO)
             }
         };
-    }
-
-    fn now(&self) -> Option<Now> {
-        Some(self.shared.upgrade()?.clock.now())
     }
 }
 
@@ -97,21 +99,21 @@ impl Drop for Errand {
     }
 }
 
-/// Whether the refresh token may be in somebody else's hands, or was when he died.
-fn interrupted(stored: &StoredTokens, now: &Now) -> bool {
-    let intent = stored.intent.as_ref();
-    intent.is_some_and(|intent| !intent.remaining(now).is_zero())
+/// How much longer the refresh token may be in the hands of somebody else, or of somebody who died: nobody may present it,
+/// and it is no failure to wait for that.
+fn interrupted(stored: &StoredTokens, now: &Now) -> Option<Duration> {
+    let refresh_token = stored.tokens.refresh_token.as_ref()?;
+    let intent = stored.intent.as_ref().filter(|intent| intent.is_about(refresh_token))?;
+    Some(intent.remaining(now)).filter(|rest| !rest.is_zero())
 }
 
-fn ended(result: Result<Arc<StoredTokens>, RefreshError>, interrupted: bool) -> End {
+fn ended(result: Result<Arc<StoredTokens>, RefreshError>) -> End {
     match result {
         Ok(stored) => End::Renewed(stored),
         Err(RefreshError::NoEntry | RefreshError::ProviderNotFound | RefreshError::ShuttingDown) => End::Nothing,
         Err(RefreshError::NeedsLogin(_)) => End::NeedsLogin,
         // Nobody was asked. If somebody else's flight failed, it is not this one's failure.
         Err(RefreshError::Cooldown { retry_after, .. }) => End::Later(retry_after),
-        // The time that an interrupted refresh is waited out is no failure of this one.
-        Err(RefreshError::Unavailable { retry_after }) if interrupted => End::Later(retry_after),
         Err(
             RefreshError::Rejected { retry_after }
             | RefreshError::Unavailable { retry_after }

@@ -16,8 +16,8 @@ const MOST_JITTER: Duration = Duration::from_secs(29);
 const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 /// The longest pause between two tries.
 const HALF_AN_HOUR: Duration = Duration::from_secs(1800);
-/// A shorter lifetime counts as this long where it sets a pace: `expires_in` is in whole seconds, and a fraction of one
-/// must not become a loop.
+/// A shorter lifetime sets no pace of its own: `expires_in` is in whole seconds, and a fraction of one must not become a
+/// loop.
 const SHORTEST_LIFETIME: Duration = Duration::from_secs(1);
 /// After so many failures in a row a renewal that nobody watches is given up.
 pub const GIVE_UP_AFTER: u32 = 10;
@@ -64,14 +64,12 @@ pub fn due(expiry: &Expiry, now: &Now, fraction: f64) -> Due {
 }
 
 /// How far apart the flights of one entry start at least, counted from the start of the last, failed or not:
-/// `min(30 s, lifetime / 4)`, and 30 s for a token that never expires. A token that was expired when it came says nothing
-/// about how soon to ask for another: 30 s, too.
+/// `min(30 s, lifetime / 4)`, and 30 s for a token that never expires. A token of less than a second, which was as good as
+/// expired when it came, says nothing about how soon to ask for another: 30 s, too.
 #[must_use]
 pub fn cooldown(lifetime: Option<Duration>) -> Duration {
-    match lifetime {
-        None | Some(Duration::ZERO) => HALF_A_MINUTE,
-        Some(lifetime) => HALF_A_MINUTE.min(lifetime.max(SHORTEST_LIFETIME) / 4),
-    }
+    let lifetime = lifetime.filter(|lifetime| *lifetime >= SHORTEST_LIFETIME);
+    lifetime.map_or(HALF_A_MINUTE, |lifetime| HALF_A_MINUTE.min(lifetime / 4))
 }
 
 /// Who would miss the token.
@@ -261,7 +259,7 @@ mod tests {
         let table = [
             (None, 30_000),
             (Some(0), 30_000),
-            (Some(1), 250), // less than a second counts as one
+            (Some(999), 30_000), // less than a second
             (Some(1_000), 250),
             (Some(5_000), 1_250),
             (Some(20_000), 5_000),
