@@ -123,7 +123,7 @@ pub const KEYS: &[Key] = &[
     key(LIMITS, "connections", Kind::Count, "256", "how many connections a socket may have"),
     key(LIMITS, "streams", Kind::Count, "64", "how many streaming calls a connection may have"),
     key(PROVIDERS, "preset", Kind::Choice(Preset::NAMES), "none", "take what is particular to a known provider; every other key overrides it"),
-    key(PROVIDERS, "issuer", Kind::Url, "the preset's", "the issuer, whose discovery document names the endpoints"),
+    key(PROVIDERS, "issuer", Kind::Url, "none", "the issuer, whose discovery document names the endpoints; those of a preset are then left aside"),
     key(PROVIDERS, "authorization_endpoint", Kind::Url, "the preset's or discovered", "where the user's browser is sent"),
     key(PROVIDERS, "token_endpoint", Kind::Url, "the preset's or discovered", "where tokens are exchanged and refreshed"),
     key(PROVIDERS, "device_authorization_endpoint", Kind::Url, "the preset's or discovered", "where a device login begins"),

@@ -121,7 +121,7 @@ fn retry_after(headers: &HeaderMap, now: &Now) -> Option<Duration> {
         // What does not fit is longer than the longest.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))
     } else {
-        let at = DateTimeParser::new().parse_timestamp(text).ok()?;
+        let at = DateTimeParser::new().relaxed_weekday(true).parse_timestamp(text).ok()?;
         // A date that has passed means now.
         Duration::try_from(at.duration_since(now.wall)).unwrap_or_default()
     };

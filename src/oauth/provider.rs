@@ -147,21 +147,27 @@ impl HttpProvider {
                     }),
             );
         }
-        let endpoint = self.token_endpoint().await;
-        if let Some(issuer) = self.settings.endpoints.issuer.as_ref() {
-            let found = self.metadata().await.map(|_| format!("{issuer} names its endpoints"));
-            look(
-                "discovery",
-                found.map_err(|error| Trouble {
-                    problem: format!("{issuer}: {error}"),
-                    mend: error.mend().to_owned(),
-                    configured_wrong: !matches!(error, DiscoveryError::Unreachable(_) | DiscoveryError::NoAnswer(_)),
-                }),
-            );
+        if let Some(issuer) = &self.settings.endpoints.issuer {
+            match self.metadata().await {
+                Ok(_) => look("discovery", Ok(format!("{issuer} names its endpoints"))),
+                Err(error) => {
+                    let outside = matches!(error, DiscoveryError::Unreachable(_) | DiscoveryError::NoAnswer(_));
+                    look(
+                        "discovery",
+                        Err(Trouble {
+                            problem: format!("{issuer}: {error}"),
+                            mend: error.mend().to_owned(),
+                            configured_wrong: !outside,
+                        }),
+                    );
+                    return looks;
+                }
+            }
         }
-        if let Ok(endpoint) = endpoint {
+        if let Ok(endpoint) = self.token_endpoint().await {
             let found = self.http.reach(&endpoint).await;
-            let at = endpoint_shown(&endpoint);
+            // Without the query, where people put keys.
+            let at = format!("{endpoint:?}");
             look(
                 "token endpoint",
                 found.map(|()| format!("{at} can be reached")).map_err(|error| Trouble {
@@ -327,11 +333,6 @@ fn chosen(methods: Option<&[String]>) -> ClientAuth {
     } else {
         ClientAuth::Basic
     }
-}
-
-/// Without the query, where people put keys.
-fn endpoint_shown(endpoint: &Endpoint) -> String {
-    format!("{endpoint:?}")
 }
 
 #[cfg(test)]

@@ -7,6 +7,10 @@
     reason = "a failure here is a test's failure"
 )]
 
+#[path = "../command/mod.rs"]
+#[expect(dead_code, reason = "each test file uses its own part of what they share")]
+mod command;
+mod command_line;
 mod connections;
 mod discovery;
 mod outcomes;

@@ -121,6 +121,8 @@ fn environment() -> Vec<(String, String)> {
         [
             ("RUST_LOG", "what is logged: a level (error, warn, info, debug, trace) or target=level; info for `serve`, else warn"),
             ("XDG_CONFIG_HOME, XDG_DATA_HOME, XDG_STATE_HOME", "where the files are; ~/.config, ~/.local/share and ~/.local/state if not set"),
+            ("HTTPS_PROXY, ALL_PROXY, NO_PROXY", "the http:// proxy that leads to providers, and the hosts that need none; also in small letters"),
+            ("SSL_CERT_FILE, SSL_CERT_DIR", "certificate authorities that vouch for providers, instead of the system's"),
             ("XDG_RUNTIME_DIR", "where brokers have their sockets; if not set, cb-UID in TMPDIR or /tmp"),
         ]
         .map(|(name, meaning)| (name.to_owned(), meaning.to_owned())),
