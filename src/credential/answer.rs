@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     clock::Now,
-    credential::{Expiry, MAX_LIFETIME, SecretJson, TokenSet, is_token_text},
+    credential::{Expiry, MAX_LIFETIME, TokenSet, is_token_text, secret_json::SecretJson},
 };
 
 /// The longest scope, token type, subject or extra field, in bytes.
@@ -201,10 +201,14 @@ fn expiry(
 }
 
 /// Seconds as a number, a float or a numeric string. Zero, negative and not-a-number are zero: already expired.
-pub(super) fn seconds(value: &Value) -> Option<Duration> {
-    let seconds = number(value)?;
+fn seconds(value: &Value) -> Option<Duration> {
+    number(value).map(bounded)
+}
+
+/// A lifetime that somebody wrote, from nothing to [`MAX_LIFETIME`].
+pub(super) fn bounded(seconds: f64) -> Duration {
     // Bounded before the conversion, which refuses infinity and what does not fit.
-    Some(Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64())))
+    Duration::from_secs_f64(seconds.clamp(0.0, MAX_LIFETIME.as_secs_f64()))
 }
 
 fn moment(value: &Value) -> Option<Timestamp> {

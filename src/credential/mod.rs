@@ -14,5 +14,5 @@ pub use expiry::{Expiry, MAX_LIFETIME};
 pub use intent::Intent;
 pub use merge::SavedToken;
 pub use name::{DEFAULT_BUCKET, EntryKey, InvalidName, MAX_NAME, Name};
-pub use secret_json::SecretJson;
+pub use secret_json::{LooseJson, LooseObject};
 pub use token::{AccessToken, MAX_SECRET, Revision, TokenSet, is_token_text};

@@ -3,11 +3,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::SecretString;
-use serde_json::{Map, Value};
 
 use super::{
-    SecretJson,
-    answer::{AnswerRules, MAX_EXTRA, MAX_TEXT, NotAnAnswer, TokenAnswer, seconds, subject_of_id_token},
+    LooseJson, LooseObject,
+    answer::{AnswerRules, MAX_EXTRA, MAX_TEXT, NotAnAnswer, TokenAnswer, bounded, subject_of_id_token},
     is_token_text,
 };
 
@@ -22,54 +21,68 @@ impl TokenAnswer {
     /// # Errors
     /// Not a JSON object, or no `access_token`.
     pub fn parse(json: &[u8], rules: &AnswerRules) -> Result<Self, NotAnAnswer> {
-        let answer = SecretJson::parse(json).map_err(|_not_json| NotAnAnswer)?;
+        let answer = LooseJson::new(json);
         let fields = answer.as_object().ok_or(NotAnAnswer)?;
-        let access_token = text(fields, "access_token").ok_or(NotAnAnswer)?;
-        let refresh_token = text(fields, "refresh_token").filter(|token| is_token_text(token));
+        let access_token = fields.text("access_token").ok_or(NotAnAnswer)?;
+        let refresh_token = fields.text("refresh_token");
+        let extra = extra(
+            &fields,
+            rules,
+            &access_token,
+            refresh_token.as_ref().map(|token| token.as_str()),
+        );
+        let refresh_token = refresh_token.filter(|token| is_token_text(token));
         // Handing out the one would hand out the other, so what came as both is kept as the refresh token only.
-        let sendable = is_token_text(access_token) && refresh_token != Some(access_token);
-        let subject = short(fields, "sub").map(str::to_owned).or_else(|| {
-            text(fields, "id_token")
-                .and_then(subject_of_id_token)
-                .filter(|subject| (1..=MAX_TEXT).contains(&subject.len()))
+        let sendable = is_token_text(&access_token) && refresh_token.as_ref() != Some(&access_token);
+        let subject = short(&fields, "sub").or_else(|| {
+            let subject = subject_of_id_token(&fields.text("id_token")?)?;
+            Some(subject).filter(|subject| (1..=MAX_TEXT).contains(&subject.len()))
         });
         Ok(Self {
-            access_token: sendable.then(|| SecretString::from(access_token)),
-            refresh_token: refresh_token.map(SecretString::from),
-            lifetime: lifetime(fields),
-            token_type: short(fields, "token_type").map(str::to_owned),
-            scope: short(fields, "scope").map(str::to_owned),
+            access_token: sendable.then(|| SecretString::from(access_token.as_str())),
+            refresh_token: refresh_token.map(|token| SecretString::from(token.as_str())),
+            lifetime: lifetime(&fields),
+            token_type: short(&fields, "token_type"),
+            scope: short(&fields, "scope"),
             subject,
-            extra: extra(fields, rules, access_token),
+            extra,
         })
     }
 }
 
-/// A field that is a string and not empty.
-fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    fields.get(name)?.as_str().filter(|text| !text.is_empty())
+/// A field of bounded length that is no secret.
+fn short(fields: &LooseObject<'_>, name: &str) -> Option<String> {
+    let text = fields.text(name)?;
+    (text.len() <= MAX_TEXT).then(|| text.as_str().to_owned())
 }
 
-fn short<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    text(fields, name).filter(|text| text.len() <= MAX_TEXT)
-}
-
-fn lifetime(fields: &Map<String, Value>) -> Option<Duration> {
-    seconds(fields.get("expires_in")?)
+/// Seconds as a number, a float or a numeric string, however large.
+fn lifetime(fields: &LooseObject<'_>) -> Option<Duration> {
+    let seconds: f64 = match fields.text("expires_in") {
+        Some(text) => text.trim().parse().ok()?,
+        // JSON's numbers are among those that this takes; its other values are not.
+        None => fields.raw("expires_in")?.parse().ok()?,
+    };
+    (!seconds.is_nan()).then(|| bounded(seconds))
 }
 
 /// The fields that the configuration names, as far as they fit and are no copy of a token of this answer, whether that
 /// one is taken over or not.
-fn extra(fields: &Map<String, Value>, rules: &AnswerRules, access_token: &str) -> BTreeMap<String, String> {
-    let refresh_token = text(fields, "refresh_token");
+fn extra(
+    fields: &LooseObject<'_>,
+    rules: &AnswerRules,
+    access_token: &str,
+    refresh_token: Option<&str>,
+) -> BTreeMap<String, String> {
     let mut room = MAX_EXTRA;
     let mut extra = BTreeMap::new();
     for name in &rules.extra_fields {
-        let Some(value) = text(fields, name) else { continue };
+        let Some(value) = fields.text(name) else { continue };
         let size = name.len() + value.len();
-        if value != access_token && Some(value) != refresh_token && size <= room && !extra.contains_key(name) {
+        let copy = value.as_str() == access_token || Some(value.as_str()) == refresh_token;
+        if !copy && size <= room && !extra.contains_key(name) {
             room -= size;
-            extra.insert(name.clone(), value.to_owned());
+            extra.insert(name.clone(), value.as_str().to_owned());
         }
     }
     extra
@@ -144,6 +157,9 @@ mod tests {
             ("-1", Some(0)),
             ("\"-1\"", Some(0)),
             ("1e300", Some(MAX_LIFETIME.as_secs())),
+            ("1e999", Some(MAX_LIFETIME.as_secs())),
+            ("-1e999", Some(0)),
+            ("99999999999999999999999999", Some(MAX_LIFETIME.as_secs())),
             ("\"1e999\"", Some(MAX_LIFETIME.as_secs())),
             ("315360001", Some(MAX_LIFETIME.as_secs())),
             ("null", None),
@@ -180,6 +196,29 @@ mod tests {
                 assert_eq!(shown(answer.refresh_token.as_ref()), Some("r"), "{field}: {odd}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_no_clean_json_elsewhere_loses_nothing() {
+        let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+        for odd in ["1e999", r#""\ud800""#, r#"{"a":{"b":[1,2]}}"#, &deep, r#""a\u0000b""#] {
+            for field in ["other", "scope", "account", "expires_in"] {
+                let answer = parse(&format!(
+                    r#"{{"access_token":"a","refresh_token":"r","{field}":{odd}}}"#
+                ));
+                assert!(
+                    answer.access_token.is_some() && answer.refresh_token.is_some(),
+                    "{field}: {odd:.20}"
+                );
+            }
+        }
+        // A name in another encoding, and a byte order mark.
+        let latin = b"\xef\xbb\xbf{\"access_token\":\"a\",\"refresh_token\":\"r\",\"name\":\"J\xf6rg\"}";
+        let answer = TokenAnswer::parse(latin, &rules()).unwrap();
+        assert_eq!(shown(answer.refresh_token.as_ref()), Some("r"));
+        // Twice the same name: the last counts, as with most readers.
+        let answer = parse(r#"{"access_token":"a","access_token":"b","refresh_token":"r"}"#);
+        assert_eq!(shown(answer.access_token.as_ref()), Some("b"));
     }
 
     #[test]

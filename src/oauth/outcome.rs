@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, StatusCode, header::RETRY_AFTER};
 use jiff::fmt::rfc2822::DateTimeParser;
-use serde_json::Value;
 
 use super::{Outcome, Seen, http::Answer};
 use crate::{
     clock::Now,
-    credential::{AnswerRules, SecretJson, TokenAnswer},
+    credential::{AnswerRules, LooseJson, TokenAnswer},
 };
 
 /// The longest `Retry-After` that is believed.
@@ -81,18 +80,17 @@ enum ErrorField {
 
 impl ErrorField {
     fn of(body: &[u8]) -> Self {
-        let Ok(document) = SecretJson::parse(body) else {
+        let document = LooseJson::new(body);
+        let Some(fields) = document.as_object() else {
             return Self::Absent;
         };
-        match document.as_object().and_then(|fields| fields.get("error")) {
-            None | Some(Value::Null) => Self::Absent,
-            Some(Value::String(code)) if code.is_empty() => Self::Absent,
-            Some(Value::String(code)) => Self::Code(code.clone()),
-            Some(Value::Object(error)) => match error.get("code").and_then(Value::as_str) {
-                Some(code) => Self::Nested(code.to_owned()),
-                None => Self::Odd,
-            },
-            Some(Value::Bool(_) | Value::Number(_) | Value::Array(_)) => Self::Odd,
+        match (fields.raw("error"), fields.text("error"), fields.object("error")) {
+            (None | Some("\"\""), ..) => Self::Absent,
+            (_, Some(code), _) => Self::Code(code.as_str().to_owned()),
+            (.., Some(error)) => error
+                .text("code")
+                .map_or(Self::Odd, |code| Self::Nested(code.as_str().to_owned())),
+            (Some(_), None, None) => Self::Odd,
         }
     }
 }
@@ -179,6 +177,7 @@ mod tests {
         const SERVER: &str = r#"{"error":"server_error"}"#;
         const LATER: &str = r#"{"error":"temporarily_unavailable"}"#;
         const OWN: &str = r#"{"error":"bad_refresh_token"}"#;
+        const ODD: &str = r#"{"error":"invalid_grant","error_description":"\ud800","n":1e999}"#;
         const NESTED: &str = r#"{"error":{"code":"bad_refresh_token"}}"#;
         const OBJECT: &str = r#"{"type":"error","error":{"type":"overloaded"}}"#;
         const HTML: &str = "<html>401 invalid_grant</html>";
@@ -191,7 +190,7 @@ mod tests {
             (
                 "refused",
                 &[200, 400, 401, 403, 404, 429, 500, 503, 302],
-                &[GRANT, OWN, NESTED],
+                &[GRANT, ODD, OWN, NESTED],
             ),
             ("refused", &[410], &["", TOKENS, GRANT, CLIENT, HTML]),
             (

@@ -115,6 +115,10 @@ async fn an_answer_that_is_not_complete_is_ambiguous() {
             "something else",
             Script::AnswerAndClose(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()),
         ),
+        (
+            "a head without an end",
+            Script::AnswerAndClose([b"HTTP/1.1 200 OK\r\nx: ".to_vec(), vec![b'x'; 1024 * 1024]].concat()),
+        ),
         ("a reset", Script::Reset),
     ];
     for (name, script) in table {

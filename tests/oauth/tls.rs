@@ -11,17 +11,26 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use credbroker::{
+    clock::SystemClock,
+    oauth::{Http, HttpProvider, Provider as _, Proxies},
+};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
+    io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional},
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::{LIMITS, REFRESH_TOKEN, refreshed, seen, server::answer, settings, word};
+use crate::{
+    LIMITS, REFRESH_TOKEN, seen,
+    server::{answer, request},
+    settings, word,
+};
 
 const ENDPOINT: &str = "CREDBROKER_TEST_ENDPOINT";
+const PROXY: &str = "CREDBROKER_TEST_PROXY";
 
 /// What the process under test does: one refresh, and prints what became of it.
 #[tokio::test]
@@ -31,13 +40,20 @@ const ENDPOINT: &str = "CREDBROKER_TEST_ENDPOINT";
 )]
 async fn child_that_refreshes() {
     let Ok(url) = env::var(ENDPOINT) else { return };
-    let outcome = refreshed(settings(&url), LIMITS).await;
+    let proxies = Proxies {
+        https: env::var(PROXY).ok(),
+        except: None,
+    };
+    let http = Arc::new(Http::new(LIMITS, &proxies));
+    let provider = HttpProvider::new(settings(&url), http, Arc::new(SystemClock::new()));
+    let outcome = provider.refresh(&REFRESH_TOKEN.into()).await;
     println!("OUTCOME: {}: {}.", word(&outcome), seen(&outcome));
 }
 
 /// The outcome of a refresh at this endpoint in a process that trusts these authorities.
-async fn outcome(url: &str, trusted: &Path) -> String {
+async fn outcome(url: &str, trusted: &Path, proxy: Option<&str>) -> String {
     let child = Command::new(env::current_exe().unwrap())
+        .envs(proxy.map(|proxy| (PROXY, proxy)))
         .args(["--exact", "tls::child_that_refreshes", "--nocapture"])
         .env(ENDPOINT, url)
         .env("SSL_CERT_FILE", trusted)
@@ -144,7 +160,12 @@ async fn a_token_goes_to_nobody_but_whom_a_trusted_authority_vouches_for() {
     for (want, params, trusted) in table {
         let key = KeyPair::generate().unwrap();
         let server = TlsServer::start(&params.signed_by(&key, &ours).unwrap(), &key);
-        let found = outcome(&format!("https://localhost:{}/token", server.address.port()), trusted).await;
+        let found = outcome(
+            &format!("https://localhost:{}/token", server.address.port()),
+            trusted,
+            None,
+        )
+        .await;
         assert!(found.starts_with(want), "{want}: {found}");
         let requests = server.requests.lock().unwrap();
         if want.starts_with("answered") {
@@ -157,4 +178,43 @@ async fn a_token_goes_to_nobody_but_whom_a_trusted_authority_vouches_for() {
             assert!(!found.contains("canary"), "{found}");
         }
     }
+}
+
+#[tokio::test]
+async fn through_a_proxy_the_request_is_inside_tls() {
+    let directory = tempfile::tempdir().unwrap();
+    let ours = authority("canary-authority-name");
+    let trusted = directory.path().join("trusted.pem");
+    std::fs::write(&trusted, ours.pem()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["provider.example".to_owned()]).unwrap();
+    let server = TlsServer::start(&params.signed_by(&key, &ours).unwrap(), &key);
+
+    let proxy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", proxy.local_addr().unwrap());
+    let behind = server.address;
+    let tunnel = tokio::spawn(async move {
+        let (mut near, _) = proxy.accept().await.unwrap();
+        let asked = request(&mut near).await;
+        near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            .await
+            .unwrap();
+        let mut far = TcpStream::connect(behind).await.unwrap();
+        // It ends when the client has what it came for.
+        drop(copy_bidirectional(&mut near, &mut far).await);
+        asked
+    });
+    let found = outcome("https://provider.example/token", &trusted, Some(&url)).await;
+    assert!(found.starts_with("answered: "), "{found}");
+    assert!(
+        tunnel
+            .await
+            .unwrap()
+            .starts_with("CONNECT provider.example:443 HTTP/1.1\r\n")
+    );
+    assert!(
+        server.requests.lock().unwrap()[0]
+            .0
+            .contains("\r\nhost: provider.example\r\n")
+    );
 }

@@ -149,13 +149,17 @@ impl Http {
 
     async fn exchange_here(&self, outgoing: Outgoing) -> Result<Answer, NoAnswer> {
         let stream = self.connect(&outgoing.to).await.map_err(NoAnswer::NotSent)?;
+        self.exchange_over(stream, outgoing).await
+    }
+
+    /// The connection is closed when this returns: whatever owned it is dropped here.
+    async fn exchange_over(&self, stream: Stream, outgoing: Outgoing) -> Result<Answer, NoAnswer> {
         let written = Written::default();
         let deadline = Instant::now() + self.limits.answer;
         let answered = match timeout_at(deadline, self.ask(stream, &written, outgoing)).await {
             Ok(answered) => answered,
             Err(_elapsed) => Err("no complete answer within the time limit"),
         };
-        // The connection was dropped, and so closed, with the future that owned it.
         answered.map_err(|seen| {
             if written.anything() {
                 NoAnswer::Lost(seen)
@@ -247,4 +251,52 @@ async fn read(mut body: Incoming, most: usize) -> Result<Zeroizing<Vec<u8>>, &'s
         whole.extend_from_slice(&data);
     }
     Ok(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::*;
+
+    fn outgoing() -> Outgoing {
+        let kind = HeaderValue::from_static("text/plain");
+        Outgoing {
+            method: Method::POST,
+            to: Endpoint::parse("http://127.0.0.1/t").unwrap(),
+            body: Some((kind, Zeroizing::new(b"refresh_token=r".to_vec()))),
+            authorization: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_lost_is_what_was_written_to() {
+        let http = Http::new(HttpLimits::default(), &Proxies::default());
+        let (ours, theirs) = duplex(4096);
+        drop(theirs);
+        let closed = http.exchange_over(Box::new(ours), outgoing()).await;
+        assert!(matches!(closed, Err(NoAnswer::NotSent(_))), "nothing was written");
+
+        // One byte is enough to make it unknowable.
+        let (ours, mut theirs) = duplex(1);
+        let (asked, _) = tokio::join!(http.exchange_over(Box::new(ours), outgoing()), async move {
+            let first = theirs.read_u8().await;
+            drop(theirs);
+            first
+        });
+        assert!(matches!(asked, Err(NoAnswer::Lost(_))), "something was written");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_sixty_seconds_and_the_connection_ends_with_them() {
+        let http = Http::new(HttpLimits::default(), &Proxies::default());
+        let (ours, mut theirs) = duplex(4096);
+        let began = Instant::now();
+        let asked = http.exchange_over(Box::new(ours), outgoing()).await;
+        assert!(matches!(asked, Err(NoAnswer::Lost(_))));
+        assert_eq!(began.elapsed(), Duration::from_secs(60));
+        let mut request = Vec::new();
+        theirs.read_to_end(&mut request).await.unwrap();
+        assert!(request.ends_with(b"refresh_token=r"), "and then comes the end");
+    }
 }
