@@ -57,6 +57,16 @@ impl Fault {
     }
 }
 
+/// What a change is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A record with the mark of a refresh that is about to begin.
+    Intent,
+    /// Any other record.
+    Record,
+    Removal,
+}
+
 /// The memory store with a will of its own.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -68,6 +78,12 @@ struct Script {
     fault: Mutex<Option<Fault>>,
     /// Only changes fail.
     on_change: Mutex<Option<Fault>>,
+    /// Only such changes fail; `None`: every change.
+    only: Mutex<Option<Change>>,
+    /// Changes that were tried, and whether they failed.
+    changed: Mutex<Vec<(Change, bool)>>,
+    /// A record that came about past every lock, as from a backup: what is read, until the next change.
+    restored: Mutex<Option<(EntryKey, Arc<StoredTokens>)>>,
     /// Whether changes and reads may go on.
     changes: watch::Sender<bool>,
     reads: watch::Sender<bool>,
@@ -83,6 +99,9 @@ impl Store {
             script: Arc::new(Script {
                 fault: Mutex::new(None),
                 on_change: Mutex::new(None),
+                only: Mutex::new(None),
+                changed: Mutex::default(),
+                restored: Mutex::default(),
                 changes: watch::Sender::new(true),
                 reads: watch::Sender::new(true),
                 begun: watch::Sender::new(0),
@@ -98,7 +117,48 @@ impl Store {
 
     /// From now on every change fails this way, after the lock was had.
     pub(crate) fn fail_changes(&self, fault: impl Into<Option<Fault>>) {
+        *self.script.only.lock().unwrap() = None;
         *self.script.on_change.lock().unwrap() = fault.into();
+    }
+
+    /// From now on every change of this kind fails this way, and no other.
+    pub(crate) fn fail_only(&self, kind: Change, fault: Fault) {
+        *self.script.only.lock().unwrap() = Some(kind);
+        *self.script.on_change.lock().unwrap() = Some(fault);
+    }
+
+    /// The changes that were tried so far, and whether each went well.
+    pub(crate) fn changed(&self) -> Vec<(Change, bool)> {
+        self.script.changed.lock().unwrap().clone()
+    }
+
+    /// The entry as it is stored, without asking the script.
+    pub(crate) async fn peek(&self, key: &EntryKey) -> Option<Arc<StoredTokens>> {
+        match self.restored(key) {
+            Some(record) => Some(record),
+            None => TokenStore::read(&self.memory, key).await.unwrap(),
+        }
+    }
+
+    /// Replaces a record past its lock, as a restored backup does.
+    pub(crate) fn restore(&self, key: &EntryKey, record: StoredTokens) {
+        *self.script.restored.lock().unwrap() = Some((key.clone(), Arc::new(record)));
+    }
+
+    fn restored(&self, key: &EntryKey) -> Option<Arc<StoredTokens>> {
+        let restored = self.script.restored.lock().unwrap();
+        let (_, record) = restored.as_ref().filter(|(restored, _)| restored == key)?;
+        Some(Arc::clone(record))
+    }
+
+    /// Every key, without asking the script.
+    pub(crate) async fn keys(&self) -> Vec<EntryKey> {
+        TokenStore::list(&self.memory).await.unwrap()
+    }
+
+    /// The lock of the memory below, which nobody who asks this store can have at the same time.
+    pub(crate) async fn below(&self, key: &EntryKey) -> Box<dyn TokenGuard> {
+        self.memory.lock(key, Duration::ZERO).await.unwrap()
     }
 
     /// Changes wait.
@@ -142,10 +202,13 @@ impl Store {
         fault.map_or(Ok(()), |fault| Err(fault.strike()))
     }
 
-    async fn change(&self) -> Result<(), StoreError> {
+    async fn change(&self, kind: Change) -> Result<(), StoreError> {
         self.script.begun.send_modify(|begun| *begun += 1);
         self.script.changes.subscribe().wait_for(|go| *go).await.unwrap();
+        let only = *self.script.only.lock().unwrap();
         let fault = *self.script.on_change.lock().unwrap();
+        let fault = fault.filter(|_| only.is_none_or(|only| only == kind));
+        self.script.changed.lock().unwrap().push((kind, fault.is_none()));
         fault.map_or(Ok(()), |fault| Err(fault.strike()))
     }
 }
@@ -154,7 +217,7 @@ impl Store {
 impl TokenStore for Store {
     async fn read(&self, key: &EntryKey) -> Result<Option<Arc<StoredTokens>>, StoreError> {
         self.touch().await?;
-        TokenStore::read(&self.memory, key).await
+        Ok(self.peek(key).await)
     }
 
     async fn list(&self) -> Result<Vec<EntryKey>, StoreError> {
@@ -166,7 +229,8 @@ impl TokenStore for Store {
         self.touch().await?;
         let guard = self.memory.lock(key, wait).await?;
         let store = self.clone();
-        Ok(Box::new(Guard { guard, store }))
+        let key = key.clone();
+        Ok(Box::new(Guard { guard, store, key }))
     }
 
     async fn check(&self) -> Result<(), StoreError> {
@@ -177,21 +241,24 @@ impl TokenStore for Store {
 struct Guard {
     guard: Box<dyn TokenGuard>,
     store: Store,
+    key: EntryKey,
 }
 
 #[async_trait]
 impl TokenGuard for Guard {
     async fn read(&self) -> Result<Option<Arc<StoredTokens>>, StoreError> {
-        self.guard.read().await
+        Ok(self.store.peek(&self.key).await)
     }
 
     async fn put(&mut self, record: Arc<StoredTokens>, over_corrupt: OverCorrupt) -> Result<(), StoreError> {
-        self.store.change().await?;
+        let kind = record.intent.as_ref().map_or(Change::Record, |_| Change::Intent);
+        self.store.change(kind).await?;
+        *self.store.script.restored.lock().unwrap() = None;
         self.guard.put(record, over_corrupt).await
     }
 
     async fn remove(&mut self) -> Result<bool, StoreError> {
-        self.store.change().await?;
+        self.store.change(Change::Removal).await?;
         self.guard.remove().await
     }
 }
