@@ -177,3 +177,43 @@ async fn a_refresh_by_an_old_revision_gets_the_unsaved_token() {
     let got: Got = refresh(&house.broker, Some(&before)).await;
     assert_eq!(got, token("at-1"));
 }
+
+/// The lock is free again at once, and what is stored is what was asked for.
+async fn is_free(house: &House, want: &str) {
+    house.store.fail_changes(None);
+    let other = house.another();
+    assert_eq!(timed(save(&other, "at-other")).await, (Ok(()), 0));
+    assert_eq!(house.stored_refresh_token().await.as_deref(), Some(want));
+    pass(60).await;
+    assert_eq!(house.get().await, token("at-other"), "the unsaved set came back");
+    house.broker.check().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_of_a_sandbox_replaces_the_unsaved_access_token_and_keeps_the_new_refresh_token() {
+    let house = unsaved(3600).await;
+    house.store.fail_changes(None);
+    assert_eq!(timed(house.save("at-saved")).await, (Ok(()), 0));
+    assert_eq!(house.get().await, token("at-saved"));
+    is_free(&house, "rt-1").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_import_replaces_the_unsaved_token_set() {
+    let house = unsaved(3600).await;
+    house.store.fail_changes(None);
+    let imported = import(&house.broker, entry(""), house.tokens("rt-imported", 1000));
+    assert_eq!(timed(imported).await, (Ok(()), 0));
+    assert_eq!(house.get().await, token("at-0"));
+    is_free(&house, "rt-imported").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lock_is_free_at_once_when_an_unsaved_token_set_was_replaced() {
+    let house = unsaved(3600).await;
+    // Late in a long pause between two attempts.
+    pass(100).await;
+    house.store.fail_changes(None);
+    house.save("at-saved").await.unwrap();
+    assert_eq!(timed(save(&house.another(), "at-other")).await, (Ok(()), 0));
+}

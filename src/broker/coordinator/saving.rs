@@ -2,9 +2,15 @@
 //!
 //! What is retried is the save, never the exchange: the provider may have spent the old refresh token.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::Mutex,
+    time::{sleep, timeout},
+};
 
 use super::{
     Shared,
@@ -38,19 +44,22 @@ pub(super) async fn save(
     open.unsaved = Some(Arc::clone(&record));
     open.guard.note(HolderState::Unsaved);
     shared.unsaved(key, record, held);
-    let (task, key, held) = (Arc::clone(shared), key.clone(), Arc::clone(held));
+    // The entry has the share that keeps the lock. One of this task's own would keep it in the pauses, too, long after
+    // somebody else has replaced the token set.
+    let (task, key, held) = (Arc::clone(shared), key.clone(), Arc::downgrade(held));
     shared.tasks.spawn(async move { save_later(&task, &key, &held).await });
 }
 
-async fn save_later(shared: &Shared, key: &EntryKey, held: &Held) {
+async fn save_later(shared: &Shared, key: &EntryKey, held: &Weak<Mutex<Open>>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let last = tokio::select! {
             () = shared.stopping.cancelled() => true,
             () = sleep(pause) => false,
         };
-        let mut open = held.lock().await;
         // A login, an import or a logout may have made it needless.
+        let Some(held) = held.upgrade() else { return };
+        let mut open = held.lock().await;
         let Some(record) = open.unsaved.clone() else { return };
         let saving = open.guard.put(record, OverCorrupt::Refuse);
         let saved = if last {
