@@ -12,7 +12,7 @@ use credbroker::{
 use crate::{
     authority::{Step, answer, entry},
     fake::Fault,
-    house::{House, failed, import, logout, pass, save, settle, timed, token},
+    house::{House, ended, failed, import, logout, pass, save, settle, timed, token},
 };
 
 #[tokio::test(start_paused = true)]
@@ -311,4 +311,23 @@ async fn a_renewal_of_an_entry_that_is_gone_says_so() {
     let got = house.coordinator().refresh(&entry(""), &saw, Asker::Renewal).await;
     assert!(matches!(got, Err(RefreshError::NoEntry)), "{got:?}");
     assert_eq!(house.authority.times(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_while_the_flight_waits_for_the_lock_does_not_wait_for_its_exchange() {
+    let house = House::expired().await;
+    let lock = house.store.below(&entry("")).await;
+    house.authority.then([Step::Rotate(3600).held()]);
+    let waiter = house.getting();
+    settle().await;
+    // Behind the flight in the queue for the lock.
+    let logout = house.logging_out();
+    settle().await;
+    drop(lock);
+    assert_eq!(ended(logout).await.1, 0);
+    assert!(house.stored().await.is_none());
+    house.authority.let_go();
+    assert_eq!(waiter.await.unwrap(), failed(Reason::NotFound));
+    pass(100).await;
+    assert!(house.stored().await.is_none());
 }

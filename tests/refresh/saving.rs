@@ -5,7 +5,7 @@ use credbroker::reason::Reason;
 use crate::{
     authority::{Step, entry},
     fake::{Change, Fault},
-    house::{Got, House, failed, get, import, logout, pass, refresh, save, timed, token},
+    house::{Got, House, failed, get, import, logout, pass, refresh, save, settle, timed, token},
 };
 
 /// A house whose newest token set, `at-1` and `rt-1`, lives in memory only.
@@ -216,4 +216,21 @@ async fn the_lock_is_free_at_once_when_an_unsaved_token_set_was_replaced() {
     house.store.fail_changes(None);
     house.save("at-saved").await.unwrap();
     assert_eq!(timed(save(&house.another(), "at-other")).await, (Ok(()), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_waits_for_a_flight_goes_on_under_the_lock_that_its_unsaved_token_set_keeps() {
+    let house = House::expired().await;
+    house.authority.then([Step::Rotate(3600).held()]);
+    let getting = house.getting();
+    house.authority.asked(1).await;
+    let broker = house.broker.clone();
+    let saving = tokio::spawn(async move { timed(save(&broker, "at-saved")).await });
+    settle().await;
+    house.store.fail_only(Change::Record, Fault::Unavailable);
+    house.authority.let_go();
+    assert_eq!(getting.await.unwrap(), token("at-1"));
+    settle().await;
+    // It was tried under the held lock, and the store did not take it either.
+    assert_eq!(saving.await.unwrap(), (Err(Reason::StoreUnavailable), 0));
 }

@@ -150,9 +150,7 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
         guard = shared.tokens.lock(key, LOCK_WAIT) => guard.map_err(End::failed)?,
     };
     let held = Open::new(guard);
-    if let Some(entry) = shared.entries().get_mut(key) {
-        entry.held = Some(Arc::clone(&held));
-    }
+    shared.holds(key, &held);
 
     let open = held.lock().await;
     let stored = reread(&open).await?;

@@ -2,9 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex, OwnedMutexGuard},
+    time::{Instant, timeout_at},
+};
 
-use super::Shared;
+use super::{Entry, Shared};
 use crate::{
     credential::EntryKey,
     store::{OverCorrupt, StoreError, StoredTokens, TokenGuard},
@@ -50,30 +53,46 @@ pub(in crate::broker) struct Writing {
 impl Writing {
     /// For a change of the entry: waits for a flight to end, but works under the lock that an unsaved token set keeps.
     pub(super) async fn change(shared: &Arc<Shared>, key: &EntryKey, wait: Duration) -> Result<Self, StoreError> {
-        if let Some(held) = shared.held(key, |entry| entry.unsaved.is_some()) {
-            let open = opened(held, key, wait).await?;
-            if open.unsaved.is_some() {
-                return Ok(Self::under(shared, key, open));
-            }
-            // It was saved just now, and this share would keep everybody out, the holder included.
-            drop(open);
-        }
-        Self::alone(shared, key, wait).await
+        let unsaved = |entry: &Entry| entry.unsaved.is_some();
+        // It may have been saved just now.
+        Self::take(shared, key, wait, unsaved, |open| open.unsaved.is_some()).await
     }
 
     /// For the removal of the entry: under a flight's lock, too, so that nobody waits for an exchange on the wire.
     pub(super) async fn removal(shared: &Arc<Shared>, key: &EntryKey, wait: Duration) -> Result<Self, StoreError> {
-        if let Some(held) = shared.held(key, |_| true) {
-            let open = opened(held, key, wait).await?;
-            return Ok(Self::under(shared, key, open));
-        }
-        Self::alone(shared, key, wait).await
+        Self::take(shared, key, wait, |_| true, |_| true).await
     }
 
-    async fn alone(shared: &Arc<Shared>, key: &EntryKey, wait: Duration) -> Result<Self, StoreError> {
-        let guard = shared.tokens.lock(key, wait).await?;
-        let open = Open::new(guard).lock_owned().await;
-        Ok(Self::under(shared, key, open))
+    /// Takes the lock from the store, or works under one that this broker keeps already: whichever can be had first. While
+    /// one waits for the store, a flight that waits there, too, may get it, and keep it.
+    async fn take(
+        shared: &Arc<Shared>,
+        key: &EntryKey,
+        wait: Duration,
+        may_share: fn(&Entry) -> bool,
+        fits: fn(&Open) -> bool,
+    ) -> Result<Self, StoreError> {
+        let until = Instant::now() + wait;
+        let mut holding = shared.holding.subscribe();
+        let mut lock = shared.tokens.lock(key, wait);
+        loop {
+            holding.mark_unchanged();
+            if let Some(held) = shared.held(key, may_share) {
+                let open = opened(held, key, until).await?;
+                if fits(&open) {
+                    return Ok(Self::under(shared, key, open));
+                }
+                // This share would keep everybody out, the own turn at the store included.
+                drop(open);
+            }
+            tokio::select! {
+                guard = &mut lock => {
+                    let open = Open::new(guard?).lock_owned().await;
+                    return Ok(Self::under(shared, key, open));
+                }
+                _told = holding.changed() => {}
+            }
+        }
     }
 
     fn under(shared: &Arc<Shared>, key: &EntryKey, open: OwnedMutexGuard<Open>) -> Self {
@@ -126,8 +145,8 @@ impl Writing {
     }
 }
 
-async fn opened(held: Held, key: &EntryKey, wait: Duration) -> Result<OwnedMutexGuard<Open>, StoreError> {
-    tokio::time::timeout(wait, held.lock_owned())
+async fn opened(held: Held, key: &EntryKey, until: Instant) -> Result<OwnedMutexGuard<Open>, StoreError> {
+    timeout_at(until, held.lock_owned())
         .await
         .map_err(|_elapsed| StoreError::Busy {
             what: format!("entry {key}"),

@@ -59,6 +59,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     providers: BTreeMap<Name, Served>,
     entries: Mutex<HashMap<EntryKey, Entry>>,
+    /// Told whenever a lock is kept that others of this broker may work under.
+    holding: watch::Sender<()>,
     /// How many token sets are not saved; so that nobody looks for one where there is none.
     unsaved: AtomicUsize,
     /// Flights, saves and revocations: what goes on without a caller.
@@ -124,6 +126,7 @@ impl RefreshCoordinator {
                 clock,
                 providers: providers.into_iter().map(|(name, p)| (name, served(p))).collect(),
                 entries: Mutex::default(),
+                holding: watch::Sender::new(()),
                 unsaved: AtomicUsize::new(0),
                 tasks: TaskTracker::new(),
                 stopping: CancellationToken::new(),
@@ -311,6 +314,16 @@ impl Shared {
             self.unsaved.fetch_add(1, Ordering::AcqRel);
         }
         entry.held = Some(Arc::clone(held));
+        drop(entries);
+        self.holding.send_replace(());
+    }
+
+    /// From now on a logout works under the lock of the entry's flight.
+    fn holds(&self, key: &EntryKey, held: &Held) {
+        if let Some(entry) = self.entries().get_mut(key) {
+            entry.held = Some(Arc::clone(held));
+        }
+        self.holding.send_replace(());
     }
 
     /// What was not saved is saved, replaced or removed: the lock is kept no longer.
