@@ -5,6 +5,7 @@ use secrecy::ExposeSecret as _;
 
 use crate::{
     authority::{Step, answer},
+    fake::{Change, Fault},
     house::{House, failed, get, pass, settle, timed, token, unavailable},
 };
 
@@ -316,4 +317,33 @@ async fn a_provider_that_panics_fails_the_waiters_and_does_not_leave_the_entry_s
     assert_eq!(timed(house.save("at-saved")).await, (Ok(()), 0));
     pass(60).await;
     assert_eq!(house.refresh().await, token("at-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_that_presents_nothing_does_not_forget_how_many_answers_were_lost() {
+    let house = House::expired().await;
+    house.authority.otherwise(|| Step::Lost);
+    for wait in [90, 90, 120] {
+        assert_eq!(house.get().await, unavailable(wait));
+        pass(wait).await;
+    }
+    house.store.fail_only(Change::Intent, Fault::Unavailable);
+    assert_eq!(house.get().await.unwrap_err().0, Reason::StoreUnavailable);
+    house.store.fail_changes(None);
+    pass(30).await;
+    assert_eq!(house.get().await, unavailable(240));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_is_still_named_by_a_later_flight_and_after_what_was_not_processed() {
+    let house = House::expired().await;
+    house.authority.then([Step::Lost, Step::Busy(Some(60)), Step::Refuse]);
+    let (reason, wait) = house.get().await.unwrap_err();
+    assert_eq!(reason, Reason::ProviderUnavailable);
+    assert!(house.marked().await);
+    pass(wait.unwrap()).await;
+    let error = house.error().await;
+    assert_eq!(error.reason(), Reason::NeedsLogin);
+    assert!(error.to_string().contains("was lost"), "{error}");
+    assert_eq!(house.authority.times(), 3);
 }

@@ -43,6 +43,8 @@ pub(super) struct Exchange<'a> {
     pub(super) stored: Arc<StoredTokens>,
     /// An earlier presentation's answer was lost.
     pub(super) lost: bool,
+    /// One of this flight was.
+    pub(super) lost_now: bool,
     /// When the flight had everything it needed.
     pub(super) began: Instant,
 }
@@ -68,7 +70,7 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
     loop {
         if shared.stopping.is_cancelled() {
             exchange.withdraw(&mut open).await;
-            return exchange.end(RefreshError::ShuttingDown);
+            return exchange.unsent(RefreshError::ShuttingDown);
         }
         let now = shared.clock.now();
         let intent = Intent::to_present(&exchange.refresh_token, &now);
@@ -77,7 +79,7 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
         if let Err(error) = open.guard.put(Arc::new(record), OverCorrupt::Refuse).await {
             // The mark may be on the disk all the same, and would keep everybody waiting for nothing.
             exchange.withdraw(&mut open).await;
-            return exchange.end(error);
+            return exchange.unsent(error);
         }
         drop(open);
 
@@ -108,11 +110,14 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
             Outcome::NotProcessed { seen, retry_after } => {
                 exchange.log(&seen, "did not process the request");
                 processed_not += 1;
-                exchange.not_processed(&mut open, processed_not, retry_after).await
+                exchange
+                    .not_processed(&mut open, processed_not, retry_after, &intent)
+                    .await
             }
             Outcome::Ambiguous(seen) => {
                 exchange.log(&seen, "may or may not have processed the request");
                 exchange.lost = true;
+                exchange.lost_now = true;
                 if exchange.provider.may_repeat_ambiguous() {
                     let at_once = !repeated && !shared.usable(&exchange.stored);
                     repeated = true;
@@ -188,7 +193,7 @@ impl Exchange<'_> {
             result,
             lifetime,
             hold_off: Duration::ZERO,
-            ambiguous: false,
+            ambiguous: Some(false),
             found: false,
         }
     }
@@ -216,7 +221,13 @@ impl Exchange<'_> {
     }
 
     /// Again, twice at most and not in an old flight; what the provider asks for beyond that is the cooldown.
-    async fn not_processed(&self, open: &mut Open, times: usize, retry_after: Option<Duration>) -> Verdict {
+    async fn not_processed(
+        &self,
+        open: &mut Open,
+        times: usize,
+        retry_after: Option<Duration>,
+        intent: &Intent,
+    ) -> Verdict {
         let pause = PAUSES
             .get(times - 1)
             .map(|pause| retry_after.unwrap_or(*pause))
@@ -225,9 +236,13 @@ impl Exchange<'_> {
             return Verdict::Again(pause);
         }
         self.withdraw(open).await;
+        let asked = retry_after.unwrap_or_default().min(LONGEST_HOLD_OFF);
+        if self.lost {
+            // Nothing more is known of the answer that was lost before.
+            return Verdict::End(self.still_lost(intent, asked));
+        }
         Verdict::End(End {
-            hold_off: retry_after.unwrap_or_default().min(LONGEST_HOLD_OFF),
-            ambiguous: self.lost,
+            hold_off: asked,
             ..self.end(RefreshError::Unavailable {
                 retry_after: Duration::ZERO,
             })
@@ -240,14 +255,19 @@ impl Exchange<'_> {
         if at_once {
             return Verdict::Again(Duration::ZERO);
         }
+        Verdict::End(self.still_lost(intent, Duration::ZERO))
+    }
+
+    fn still_lost(&self, intent: &Intent, at_least: Duration) -> End {
         let flights = self.landing.ambiguous_before().saturating_add(1);
-        Verdict::End(End {
-            hold_off: timing::backoff(flights).max(intent.remaining(&self.landing.shared.clock.now())),
-            ambiguous: true,
+        let marked = intent.remaining(&self.landing.shared.clock.now());
+        End {
+            hold_off: timing::backoff(flights).max(marked).max(at_least),
+            ambiguous: Some(true),
             ..self.end(RefreshError::Unavailable {
                 retry_after: Duration::ZERO,
             })
-        })
+        }
     }
 
     /// The flight presents nothing more. Its mark goes, unless an answer was lost: then only time tells.
@@ -279,8 +299,16 @@ impl Exchange<'_> {
             result: Err(error.into()),
             lifetime: self.stored.tokens.expiry.as_ref().map(|expiry| expiry.lifetime),
             hold_off: Duration::ZERO,
-            ambiguous: false,
+            ambiguous: Some(false),
             found: false,
+        }
+    }
+
+    /// The end of a flight that could not send what it wanted to.
+    fn unsent(&self, error: impl Into<RefreshError>) -> End {
+        End {
+            ambiguous: self.lost_now.then_some(true),
+            ..self.end(error)
         }
     }
 

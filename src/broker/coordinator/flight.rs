@@ -38,9 +38,10 @@ pub(super) struct End {
     pub(super) lifetime: Option<Duration>,
     /// How much longer than the cooldown nothing may be tried.
     pub(super) hold_off: Duration,
-    /// The provider may have processed what was sent, and nobody knows.
-    pub(super) ambiguous: bool,
-    /// The result was in the store: nobody was asked, so nobody has to be spared.
+    /// Whether the provider may have processed what was sent, and nobody knows. `None`: nothing was sent, so that nothing
+    /// is known better than before.
+    pub(super) ambiguous: Option<bool>,
+    /// The result was in the store: nobody was asked, so nobody has to be spared, and it may be near its end.
     pub(super) found: bool,
 }
 
@@ -50,7 +51,7 @@ impl End {
             result: Err(error.into()),
             lifetime: None,
             hold_off: Duration::ZERO,
-            ambiguous: false,
+            ambiguous: None,
             found: false,
         }
     }
@@ -104,10 +105,10 @@ impl Drop for Landing {
                     failure: result.as_ref().err().cloned(),
                 });
             }
-            entry.ambiguous = if end.ambiguous {
-                entry.ambiguous.saturating_add(1)
-            } else {
-                0
+            entry.ambiguous = match end.ambiguous {
+                Some(true) => entry.ambiguous.saturating_add(1),
+                Some(false) => 0,
+                None => entry.ambiguous,
             };
         }
         if gone {
@@ -155,24 +156,25 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
     let open = held.lock().await;
     let stored = reread(&open).await?;
     let lifetime = stored.tokens.expiry.as_ref().map(|expiry| expiry.lifetime);
-    let end = |result, hold_off| End {
+    let end = |result, hold_off, ambiguous| End {
         result,
         lifetime,
         hold_off,
-        ambiguous: false,
+        ambiguous,
         found: false,
     };
     // Identity decides, not what remains: a renewal would find every token that is not expired yet good enough.
     if stored.revision != *saw && shared.usable(&stored) {
         return Ok(End {
             found: true,
-            ..end(Ok(stored), Duration::ZERO)
+            ..end(Ok(stored), Duration::ZERO, Some(false))
         });
     }
     let Some(refresh_token) = stored.tokens.refresh_token.clone() else {
         return Ok(end(
             Err(RefreshError::NeedsLogin(LoginCause::NoRefreshToken)),
             Duration::ZERO,
+            Some(false),
         ));
     };
     let interrupted = stored.intent.as_ref().filter(|intent| intent.is_about(&refresh_token));
@@ -185,7 +187,7 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
                 "another refresh has the refresh token, or was interrupted with it: it is not presented before that has passed"
             );
             let retry_after = rest;
-            return Ok(end(Err(RefreshError::Unavailable { retry_after }), rest));
+            return Ok(end(Err(RefreshError::Unavailable { retry_after }), rest, None));
         }
         tracing::warn!(
             entry = %key, since = %intent.written.wall,
@@ -198,6 +200,7 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
         held: &held,
         refresh_token,
         lost: interrupted.is_some(),
+        lost_now: false,
         stored,
         began: Instant::now(),
     };
