@@ -3,7 +3,7 @@
 use credbroker::reason::Reason;
 
 use crate::{
-    authority::Step,
+    authority::{Step, entry},
     house::{Got, House, get, pass, refresh, save, token, unavailable},
 };
 
@@ -120,4 +120,16 @@ async fn a_save_of_a_sandbox_does_not_end_the_cooldown() {
     save(&house.broker, "at-saved").await.unwrap();
     assert_eq!(refresh(&house.broker, None).await, token("at-saved"));
     assert_eq!(house.authority.times(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_permit_or_the_lock_is_not_part_of_the_cooldown() {
+    let house = House::expired().await;
+    house.authority.then([Step::Reject]);
+    let lock = house.store.below(&entry("")).await;
+    let getting = house.getting();
+    pass(9).await;
+    drop(lock);
+    // From lock to release is the flight.
+    assert_eq!(getting.await.unwrap(), rejected(25));
 }

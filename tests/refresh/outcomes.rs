@@ -347,3 +347,13 @@ async fn a_lost_answer_is_still_named_by_a_later_flight_and_after_what_was_not_p
     assert!(error.to_string().contains("was lost"), "{error}");
     assert_eq!(house.authority.times(), 3);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_whose_tokens_have_all_expired_is_not_asked_in_a_loop() {
+    let house = House::expired().await;
+    house.authority.otherwise(|| Step::Rotate(0));
+    for _ in 0..50 {
+        house.get().await.unwrap_err();
+    }
+    assert_eq!(house.authority.times(), 1);
+}

@@ -1,6 +1,9 @@
 //! The steps of a flight.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{sync::watch, time::Instant};
 
@@ -26,8 +29,10 @@ pub(super) struct Landing {
     pub(super) shared: Arc<Shared>,
     pub(super) key: EntryKey,
     progress: watch::Sender<Progress>,
-    /// When it started, by boot time.
-    started: Duration,
+    /// When it was asked for, by boot time.
+    asked: Duration,
+    /// When it had the lock, and with it began.
+    began: OnceLock<Duration>,
     end: Option<End>,
 }
 
@@ -62,13 +67,14 @@ impl Landing {
         shared: &Arc<Shared>,
         key: &EntryKey,
         progress: watch::Sender<Progress>,
-        started: Duration,
+        asked: Duration,
     ) -> Self {
         Self {
             shared: Arc::clone(shared),
             key: key.clone(),
             progress,
-            started,
+            asked,
+            began: OnceLock::new(),
             end: None,
         }
     }
@@ -88,7 +94,10 @@ impl Drop for Landing {
         // Without an end its task panicked; the panic is in the log.
         let end = self.end.take().unwrap_or_else(|| End::failed(RefreshError::Internal));
         let now = self.shared.clock.now().boot;
-        let cooled = self.started.saturating_add(timing::cooldown(end.lifetime));
+        let began = self.began.get().copied().unwrap_or(self.asked);
+        // A provider whose tokens are good for no time at all is not asked all the time.
+        let lifetime = end.lifetime.filter(|lifetime| !lifetime.is_zero());
+        let cooled = began.saturating_add(timing::cooldown(lifetime));
         let until = cooled.max(now.saturating_add(end.hold_off));
         let result = end.result.map_err(|error| error.due_in(until.saturating_sub(now)));
         let gone = matches!(result, Err(RefreshError::NoEntry));
@@ -150,6 +159,7 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
         () = stopping() => return Err(End::failed(RefreshError::ShuttingDown)),
         guard = shared.tokens.lock(key, LOCK_WAIT) => guard.map_err(End::failed)?,
     };
+    landing.began.get_or_init(|| shared.clock.now().boot);
     let held = Open::new(guard);
     shared.holds(key, &held);
 
