@@ -357,3 +357,20 @@ async fn a_provider_whose_tokens_have_all_expired_is_not_asked_in_a_loop() {
     }
     assert_eq!(house.authority.times(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_whose_access_token_is_a_refresh_token_is_not_handed_out() {
+    // The one that was presented and stays; and the one that comes with it.
+    for (rotated, kept) in [(None, "rt-0"), (Some("rt-0".to_owned()), "rt-0")] {
+        let house = House::expired().await;
+        house
+            .authority
+            .then([Step::Answer(answer("rt-0", rotated, Some(3600)))]);
+        assert_eq!(house.get().await, unavailable(25));
+        assert_eq!(house.stored_refresh_token().await.unwrap(), kept);
+        assert_ne!(
+            house.stored().await.unwrap().tokens.access_token.expose_secret(),
+            "rt-0"
+        );
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     sync::MutexGuard,
     time::{Instant, sleep},
@@ -156,7 +156,12 @@ impl Exchange<'_> {
     }
 
     /// A new token set: merged, saved, and only then anybody's.
-    async fn answered(&self, open: &mut Open, answer: TokenAnswer, sent: &crate::clock::Now) -> End {
+    async fn answered(&self, open: &mut Open, mut answer: TokenAnswer, sent: &crate::clock::Now) -> End {
+        // Whoever got such an access token would have the refresh token, the one that stays or the one that comes.
+        answer.access_token = answer.access_token.filter(|access| {
+            let same = |refresh: &SecretString| refresh.expose_secret() == access.expose_secret();
+            !same(&self.refresh_token) && !answer.refresh_token.as_ref().is_some_and(same)
+        });
         let usable_answer = answer.access_token.is_some();
         // Its lifetime counts from before the request: the provider's began at some time since.
         let tokens = self
