@@ -374,3 +374,19 @@ async fn an_answer_whose_access_token_is_a_refresh_token_is_not_handed_out() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_one_refresh_token_does_not_clear_another_one() {
+    let house = House::expired().await;
+    house.authority.then([Step::Refuse.held()]);
+    let getting = house.getting();
+    house.authority.asked(1).await;
+    // Somebody who has never heard of locks: a restored backup.
+    let mut record = (*house.stored().await.unwrap()).clone();
+    record.tokens.refresh_token = Some("rt-restored".into());
+    record.intent = None;
+    house.store.restore(&crate::authority::entry(""), record);
+    house.authority.let_go();
+    getting.await.unwrap().unwrap_err();
+    assert_eq!(house.stored_refresh_token().await.as_deref(), Some("rt-restored"));
+}

@@ -205,12 +205,28 @@ impl Exchange<'_> {
 
     /// The refresh token is dead, or may not be presented again: it is cleared, and nobody presents it any more.
     async fn give_up(&self, open: &mut Open, cause: LoginCause) -> End {
+        // What was refused is what is cleared: somebody who knows no locks, a backup, may have brought another one.
+        let current = match open.guard.read().await {
+            Ok(None) => return self.end(RefreshError::NoEntry),
+            Ok(Some(current)) => current,
+            Err(error) => {
+                tracing::warn!(entry = %self.landing.key, %error, "an entry could not be read again");
+                Arc::clone(&self.stored)
+            }
+        };
+        if let Some(other) = &current.tokens.refresh_token
+            && other.expose_secret() != self.refresh_token.expose_secret()
+        {
+            tracing::warn!(entry = %self.landing.key, "the entry has another refresh token than the one that was refused");
+            let retry_after = Duration::ZERO;
+            return self.end(RefreshError::Unavailable { retry_after });
+        }
         tracing::warn!(entry = %self.landing.key, ?cause, "the entry needs a login");
         let record = StoredTokens {
-            revision: self.stored.revision.clone(),
+            revision: current.revision.clone(),
             tokens: TokenSet {
                 refresh_token: None,
-                ..self.stored.tokens.clone()
+                ..current.tokens.clone()
             },
             intent: None,
         };
