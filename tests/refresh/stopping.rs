@@ -155,3 +155,14 @@ async fn what_died_with_the_broker_is_an_answer_that_was_lost() {
     house.authority.then([Step::Refuse]);
     assert_eq!(get(&next, "").await, failed(Reason::NeedsLogin));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_hangs_is_awaited_for_fifteen_seconds() {
+    let house = House::expired().await;
+    house.authority.then([Step::Rotate(3600).held()]);
+    let getting = house.getting();
+    house.authority.asked(1).await;
+    assert_eq!(timed(house.broker.shutdown()).await.1, 15);
+    house.authority.let_go();
+    drop(getting.await);
+}

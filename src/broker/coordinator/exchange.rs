@@ -85,6 +85,7 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
 
         exchange.landing.at(Progress::Exchange(exchange.began));
         let outcome = exchange.present(&mut permit).await;
+        let _saving = shared.saves.token();
         open = exchange.held.lock().await;
         if open.removed {
             exchange.late(outcome);

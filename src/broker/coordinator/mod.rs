@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::error::{Asker, LoginCause, RefreshError};
@@ -65,6 +65,8 @@ struct Shared {
     unsaved: AtomicUsize,
     /// Flights, saves and revocations: what goes on without a caller.
     tasks: TaskTracker,
+    /// What is being saved.
+    saves: TaskTracker,
     stopping: CancellationToken,
 }
 
@@ -129,6 +131,7 @@ impl RefreshCoordinator {
                 holding: watch::Sender::new(()),
                 unsaved: AtomicUsize::new(0),
                 tasks: TaskTracker::new(),
+                saves: TaskTracker::new(),
                 stopping: CancellationToken::new(),
             }),
         }
@@ -278,12 +281,20 @@ impl RefreshCoordinator {
     pub async fn shutdown(&self) {
         self.begin_shutdown();
         self.shared.tasks.close();
-        if tokio::time::timeout(LAST_EXCHANGE + LAST_SAVE, self.shared.tasks.wait())
-            .await
-            .is_err()
-        {
+        self.shared.saves.close();
+        let all = async {
+            if timeout(LAST_EXCHANGE, self.shared.tasks.wait()).await.is_ok() {
+                return true;
+            }
+            // Who has not answered by now is not waited for any longer; what is being saved is.
+            tokio::select! {
+                () = self.shared.tasks.wait() => true,
+                _saved = timeout(LAST_SAVE, self.shared.saves.wait()) => false,
+            }
+        };
+        if !all.await {
             tracing::error!(
-                "the broker stops while a provider has not answered: the next start repeats what can be repeated"
+                "the broker stops while a refresh has not ended: the next start repeats what can be repeated"
             );
         }
     }

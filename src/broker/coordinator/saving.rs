@@ -47,7 +47,11 @@ pub(super) async fn save(
     // The entry has the share that keeps the lock. One of this task's own would keep it in the pauses, too, long after
     // somebody else has replaced the token set.
     let (task, key, held) = (Arc::clone(shared), key.clone(), Arc::downgrade(held));
-    shared.tasks.spawn(async move { save_later(&task, &key, &held).await });
+    let saving = shared.saves.token();
+    shared.tasks.spawn(async move {
+        save_later(&task, &key, &held).await;
+        drop(saving);
+    });
 }
 
 async fn save_later(shared: &Shared, key: &EntryKey, held: &Weak<Mutex<Open>>) {
