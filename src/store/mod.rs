@@ -51,6 +51,12 @@ pub trait TokenStore: Send + Sync + 'static {
     /// again when the guard is dropped or its process dies; it is never stolen by age.
     async fn lock(&self, key: &EntryKey, wait: Duration) -> Result<Box<dyn TokenGuard>, StoreError>;
 
+    /// Who holds the entry's lock, as far as they told (see [`TokenGuard::note`]); for people.
+    async fn holder(&self, key: &EntryKey) -> Option<Holder> {
+        let _ = key;
+        None
+    }
+
     /// Whether the store can be read now and, after a failed write, whether it can be written again.
     async fn check(&self) -> Result<(), StoreError>;
 }

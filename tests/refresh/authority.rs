@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use credbroker::{
     credential::{EntryKey, TokenAnswer},
     oauth::{Outcome, Provider, Revoked, Seen, TokenKind},
+    store::TokenStore,
 };
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
@@ -50,6 +51,8 @@ impl Step {
 /// The fake authorization server.
 pub(crate) struct Authority {
     store: fake::Store,
+    /// Where marks may be, too.
+    others: Mutex<Vec<Arc<dyn TokenStore>>>,
     script: Mutex<Script>,
     asked: watch::Sender<usize>,
     gate: Semaphore,
@@ -80,6 +83,7 @@ impl Authority {
     pub(crate) fn new(store: &fake::Store) -> Arc<Self> {
         Arc::new(Self {
             store: store.clone(),
+            others: Mutex::default(),
             script: Mutex::new(Script {
                 steps: VecDeque::new(),
                 otherwise: || Step::Rotate(3600),
@@ -104,6 +108,11 @@ impl Authority {
 
     fn script(&self) -> MutexGuard<'_, Script> {
         self.script.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Entries of this store are refreshed here, too.
+    pub(crate) fn serves(&self, store: Arc<dyn TokenStore>) {
+        self.others.lock().unwrap().push(store);
     }
 
     /// What the next presentations lead to.
@@ -218,6 +227,14 @@ impl Authority {
             let stored = self.store.peek(&key).await;
             let intent = stored.and_then(|stored| stored.intent.clone());
             marked |= intent.is_some_and(|intent| intent.is_about(token));
+        }
+        let others = self.others.lock().unwrap().clone();
+        for other in others {
+            for key in other.list().await.unwrap() {
+                let stored = other.read(&key).await.unwrap();
+                let intent = stored.and_then(|stored| stored.intent.clone());
+                marked |= intent.is_some_and(|intent| intent.is_about(token));
+            }
         }
         if !marked {
             let what = format!("{} was presented without a mark in the store", token.expose_secret());

@@ -16,6 +16,7 @@ mod joining;
 mod logout;
 mod outcomes;
 mod permits;
+mod processes;
 mod saving;
 mod serving;
 mod stopping;

@@ -154,7 +154,7 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
         permit = place.permit() => permit.ok_or_else(|| End::failed(RefreshError::Internal))?,
     };
 
-    landing.at(Progress::Lock(format!("entry {key}").into()));
+    landing.at(Progress::Lock);
     let guard = tokio::select! {
         () = stopping() => return Err(End::failed(RefreshError::ShuttingDown)),
         guard = shared.tokens.lock(key, LOCK_WAIT) => guard.map_err(End::failed)?,

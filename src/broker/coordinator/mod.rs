@@ -169,7 +169,7 @@ impl RefreshCoordinator {
     ) -> Result<Arc<StoredTokens>, RefreshError> {
         let joined = self.join(key, saw, asker);
         match joined {
-            Ok(progress) => waiting::wait(progress, asker).await,
+            Ok(progress) => waiting::wait(&self.shared, key, progress, asker).await,
             // Another flight may have ended between the asker's look and this moment.
             Err(error @ RefreshError::Cooldown { .. }) => match self.current(key).await? {
                 None => Err(RefreshError::NoEntry),

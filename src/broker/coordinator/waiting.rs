@@ -7,8 +7,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::error::{Asker, RefreshError};
-use crate::store::StoredTokens;
+use super::{
+    Shared,
+    error::{Asker, RefreshError},
+};
+use crate::{
+    credential::EntryKey,
+    store::{StoreError, StoredTokens},
+};
 
 /// What a caller waits for a permit, and for an exchange, whenever it joined.
 const CALLER: Duration = Duration::from_secs(15);
@@ -22,8 +28,8 @@ const EXCHANGE: Duration = Duration::from_secs(60);
 pub(super) enum Progress {
     /// It waits for a permit of the provider.
     Permit,
-    /// It waits for the entry's lock, or reads under it. Names the entry for the error of those who give up.
-    Lock(Arc<str>),
+    /// It waits for the entry's lock, or reads under it.
+    Lock,
     /// The provider is asked, since this moment; also while the answer is saved.
     Exchange(Instant),
     /// It has ended.
@@ -32,6 +38,8 @@ pub(super) enum Progress {
 
 /// Waits for the flight to end; a caller no longer than callers do.
 pub(super) async fn wait(
+    shared: &Shared,
+    key: &EntryKey,
     mut progress: watch::Receiver<Progress>,
     asker: Asker,
 ) -> Result<Arc<StoredTokens>, RefreshError> {
@@ -42,7 +50,7 @@ pub(super) async fn wait(
         let until = match &now {
             Progress::Landed(result) => return result.clone(),
             Progress::Permit => joined + CALLER,
-            Progress::Lock(_) => *at_lock.get_or_insert_with(Instant::now) + LOCK,
+            Progress::Lock => *at_lock.get_or_insert_with(Instant::now) + LOCK,
             Progress::Exchange(since) => *since + CALLER,
         };
         let changed = match asker {
@@ -53,17 +61,17 @@ pub(super) async fn wait(
             Ok(Ok(())) => {}
             // The flight's task died without a word.
             Ok(Err(_gone)) => return Err(RefreshError::Internal),
-            Err(_elapsed) => return Err(given_up(&now)),
+            Err(_elapsed) => return Err(given_up(shared, key, &now).await),
         }
     }
 }
 
 /// What a caller is told that has waited long enough.
-fn given_up(at: &Progress) -> RefreshError {
+async fn given_up(shared: &Shared, key: &EntryKey, at: &Progress) -> RefreshError {
     match at {
-        Progress::Lock(what) => RefreshError::Store(crate::store::StoreError::Busy {
-            what: what.as_ref().to_owned(),
-            holder: None,
+        Progress::Lock => RefreshError::Store(StoreError::Busy {
+            what: format!("entry {key}"),
+            holder: shared.tokens.holder(key).await,
         }),
         Progress::Exchange(since) => RefreshError::Released {
             retry_after: (*since + EXCHANGE).saturating_duration_since(Instant::now()),

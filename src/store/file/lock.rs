@@ -138,9 +138,11 @@ pub(super) fn try_lock(path: &Path) -> Result<Option<File>, AtPath> {
 }
 
 /// Who holds the lock, as far as the file tells.
-fn holder(path: &Path) -> Option<Holder> {
+pub(super) fn holder(path: &Path) -> Option<Holder> {
     let mut note = [0; 64];
-    let length = open(path).ok()?.read_at(&mut note, 0).ok()?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    let length = file.read_at(&mut note, 0).ok()?;
     let note = std::str::from_utf8(note.get(..length)?).ok()?;
     let (pid, state) = note.trim_end().split_once(' ')?;
     Some(Holder {

@@ -51,7 +51,8 @@ use self::{
     records::{Records, Shared, Trouble},
 };
 use super::{
-    HolderState, KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, queue::Queue,
+    Holder, HolderState, KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore,
+    queue::Queue,
 };
 use crate::credential::{EntryKey, Name};
 
@@ -168,6 +169,10 @@ impl TokenStore for FileStore {
             key: key.clone(),
             held,
         }))
+    }
+
+    async fn holder(&self, key: &EntryKey) -> Option<Holder> {
+        self.tokens.holder(key).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {

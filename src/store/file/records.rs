@@ -17,9 +17,10 @@ use super::{
     durable::{self, AtPath, Directories, Found},
     envelope::{self, Content, Flaw},
     identity::{Identities, Keeper, Look},
+    layout::Place,
     lock::{self, Held},
 };
-use crate::store::{Operation, OverCorrupt, StoreError, queue::Queue};
+use crate::store::{Holder, Operation, OverCorrupt, StoreError, queue::Queue};
 
 /// No record is larger: a secret has 16 KiB, and the largest token set a few of them.
 const MAX_RECORD: usize = 256 * 1024;
@@ -130,11 +131,23 @@ impl<C: Content> Records<C> {
         }
     }
 
+    /// Who holds the lock of a record, as far as they told.
+    pub(super) async fn holder(&self, key: &C::Key) -> Option<Holder> {
+        let doing = Doing::new(Operation::Lock, C::describe(key));
+        let path = self.lock_file(&C::place(key));
+        let look = off_thread(&doing, Instant::now() + LIMIT, move || Ok(lock::holder(&path)));
+        look.await.ok().flatten()
+    }
+
+    fn lock_file(&self, place: &Place) -> PathBuf {
+        self.shared.root.join(&place.lock_directory).join(&place.lock)
+    }
+
     /// Takes the lock of a record.
     pub(super) async fn lock(self: &Arc<Self>, key: &C::Key, wait: Duration) -> Result<Arc<Held>, StoreError> {
         let doing = Doing::new(Operation::Lock, C::describe(key));
         let place = C::place(key);
-        let path = self.shared.root.join(&place.lock_directory).join(&place.lock);
+        let path = self.lock_file(&place);
         let (shared, context) = (Arc::clone(&self.shared), doing.clone());
         let prepare = move || {
             let made = shared.directories.make(&shared.root, &place.lock_directory);
