@@ -138,6 +138,14 @@ pub enum Error {
         /// When it may be refreshed again.
         retry_after: Duration,
     },
+    /// A refresh failed a moment ago, and is not tried again so soon.
+    #[error("{failure}")]
+    FailedRecently {
+        /// How it failed.
+        failure: Box<Self>,
+        /// When it may be tried again.
+        retry_after: Duration,
+    },
     /// The broker is stopping.
     #[error("the broker is stopping: restart the session")]
     ShuttingDown,
@@ -192,7 +200,13 @@ impl Error {
             RefreshError::Cooldown {
                 retry_after,
                 failure: Some(failure),
-            } => Self::of_refresh(&key, failure.due_in(retry_after)),
+            } => match Self::of_refresh(&key, failure.due_in(retry_after)) {
+                failure if failure.retry_after().is_some() => failure,
+                failure => Self::FailedRecently {
+                    failure: Box::new(failure),
+                    retry_after,
+                },
+            },
             RefreshError::ShuttingDown => Self::ShuttingDown,
             RefreshError::Store(error) => Self::Store(error),
             RefreshError::Internal => Self::Internal("the task of a refresh died".into()),
@@ -217,6 +231,7 @@ impl Error {
             Self::ProviderRejected { .. } => Reason::ProviderRejected,
             Self::ProviderUnavailable { .. } => Reason::ProviderUnavailable,
             Self::ProviderNotFound(_) => Reason::ProviderNotFound,
+            Self::FailedRecently { failure, .. } => failure.reason(),
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::DeadlineExceeded { .. } | Self::RequestTooSlow { .. } => Reason::DeadlineExceeded,
             Self::Store(StoreError::Locked { .. }) => Reason::StoreLocked,
@@ -234,7 +249,8 @@ impl Error {
             Self::RateLimited { retry_after, .. }
             | Self::ProviderRejected { retry_after, .. }
             | Self::ProviderUnavailable { retry_after, .. }
-            | Self::RefreshedRecently { retry_after, .. } => Some(*retry_after),
+            | Self::RefreshedRecently { retry_after, .. }
+            | Self::FailedRecently { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }
@@ -264,6 +280,7 @@ impl Error {
             Self::TooManyStreams { limit } => vec![("limit", limit.to_string())],
             Self::PeerNotAllowed { uid } => vec![("uid", uid.to_string())],
             Self::UnknownVersion { ours } => vec![("version", ours.to_string())],
+            Self::FailedRecently { failure, .. } => failure.metadata(),
             Self::Unimplemented(_)
             | Self::Unauthenticated(_)
             | Self::PeerUnknown

@@ -161,6 +161,24 @@ mod tests {
             Error::UnknownVersion { ours: 1 },
             Error::NeedsLogin(longest_key()),
             Error::ProviderNotFound(longest_key()),
+            Error::RefreshRefused(longest_key()),
+            Error::AnswerLost(longest_key()),
+            Error::ProviderRejected {
+                key: longest_key(),
+                retry_after: Duration::from_secs(30),
+            },
+            Error::ProviderUnavailable {
+                key: longest_key(),
+                retry_after: Duration::from_secs(30),
+            },
+            Error::RefreshedRecently {
+                key: longest_key(),
+                retry_after: Duration::from_secs(30),
+            },
+            Error::FailedRecently {
+                failure: Box::new(Error::Internal("SECRET CAUSE".into())),
+                retry_after: Duration::from_secs(30),
+            },
             Error::ShuttingDown,
             Error::DeadlineExceeded { seconds: 1.0 },
             Error::RequestTooSlow { seconds: 5 },

@@ -293,8 +293,8 @@ impl Provider for Authority {
     async fn refresh(&self, refresh_token: &SecretString) -> Outcome {
         let token = refresh_token.expose_secret();
         let mut presentation = self.begin(token);
-        self.asked.send_modify(|asked| *asked += 1);
         self.look_for_the_mark(refresh_token).await;
+        self.asked.send_modify(|asked| *asked += 1);
         let mut step = {
             let mut script = self.script();
             let otherwise = script.otherwise;

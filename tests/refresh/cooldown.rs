@@ -4,6 +4,7 @@ use credbroker::reason::Reason;
 
 use crate::{
     authority::{Step, entry},
+    fake::{Change, Fault},
     house::{Got, House, get, pass, refresh, save, token, unavailable},
 };
 
@@ -132,4 +133,31 @@ async fn waiting_for_a_permit_or_the_lock_is_not_part_of_the_cooldown() {
     drop(lock);
     // From lock to release is the flight.
     assert_eq!(getting.await.unwrap(), rejected(25));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_failure_is_told_again_in_the_cooldown_with_what_is_left_of_it() {
+    let table: [(fn(&House), Reason); 3] = [
+        (|house| house.authority.then([Step::Panic]), Reason::InternalError),
+        (
+            |house| house.store.fail_only(Change::Intent, Fault::Unavailable),
+            Reason::StoreUnavailable,
+        ),
+        (
+            |house| house.authority.then([Step::Lost, Step::Lost]),
+            Reason::ProviderUnavailable,
+        ),
+    ];
+    for (arrange, reason) in table {
+        let house = House::expired().await;
+        arrange(&house);
+        assert_eq!(house.get().await.unwrap_err().0, reason);
+        let times = house.authority.times();
+        house.store.fail_changes(None);
+        pass(5).await;
+        let (again, rest) = house.get().await.unwrap_err();
+        assert_eq!(again, reason);
+        assert!(rest.is_some_and(|rest| rest > 0), "{reason:?}: {rest:?}");
+        assert_eq!(house.authority.times(), times);
+    }
 }
