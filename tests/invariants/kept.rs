@@ -1,0 +1,1 @@
+//! Worlds in which something was wrong once.
