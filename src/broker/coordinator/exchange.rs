@@ -81,6 +81,11 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
             exchange.withdraw(&mut open).await;
             return exchange.unsent(error);
         }
+        if shared.stopping.is_cancelled() {
+            // It began to stop while the disk was slow: nothing has been presented, and nothing is.
+            exchange.withdraw(&mut open).await;
+            return exchange.end(RefreshError::ShuttingDown);
+        }
         drop(open);
 
         exchange.landing.at(Progress::Exchange(exchange.began));
