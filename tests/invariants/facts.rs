@@ -102,7 +102,8 @@ pub(crate) struct Refresh {
     pub(crate) succeeded: bool,
     /// The user brought it back by himself.
     pub(crate) brought_back: bool,
-    pub(crate) refused: bool,
+    /// Who was told that it is dead.
+    pub(crate) refused: Option<usize>,
     /// Presentations whose outcome nobody knows, since the last definite one.
     pub(crate) lost: Vec<Lost>,
 }

@@ -85,7 +85,8 @@ impl World {
             known.brought_back || !known.succeeded,
             "presented after its successor was stored",
         );
-        rule(!known.refused || known.brought_back, "presented after it was refused");
+        let refused = known.refused.filter(|told| state.processes[*told].alive);
+        rule(refused.is_none(), "presented after it was refused");
         rule(
             self.case.may_repeat || known.lost.is_empty(),
             "repeated although the provider's configuration forbids it",
@@ -114,6 +115,10 @@ impl World {
             entry.intent_of == Some(guard),
             "presented under the intent of another flight",
         );
+        if known.brought_back {
+            // With the user, the counting begins anew.
+            return broken;
+        }
         let mine: Vec<_> = known.lost.iter().filter(|lost| lost.process == process).collect();
         if let Some(last) = known.lost.last()
             && last.guard == guard
@@ -227,8 +232,7 @@ impl World {
                 }
             }
             Outcome::Refused(_) => {
-                known.refused = true;
-                known.brought_back = false;
+                known.refused = Some(presentation.process);
             }
             Outcome::Rejected(_) => known.lost.clear(),
             Outcome::NotProcessed { .. } => {}

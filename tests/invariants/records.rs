@@ -162,7 +162,7 @@ impl World {
                 let known = &state.refresh[old];
                 let given_up = !self.case.may_repeat && (!known.lost.is_empty() || before.intent.is_some());
                 rule(
-                    known.refused || given_up,
+                    known.refused.is_some() || given_up,
                     format!("{old} is cleared although nobody refused it"),
                 );
             }
@@ -209,8 +209,15 @@ impl World {
         known.durable = true;
         it.version = known.version;
         it.half_removed = false;
+        let refresh = record.tokens.refresh_token.as_ref().map(|token| token.expose_secret());
         if it.importing.contains(access) {
             it.imports += 1;
+            if let Some(known) = refresh.and_then(|refresh| state.refresh.get_mut(refresh))
+                && record.intent.is_none()
+            {
+                known.lost.clear();
+                known.refused = None;
+            }
             if let Some(held) = state.guards.get(&number) {
                 state.flights.remove(&(held.process, entry));
             }
@@ -230,7 +237,6 @@ impl World {
             }
             Some(_) => {}
         }
-        let refresh = record.tokens.refresh_token.as_ref().map(|token| token.expose_secret());
         if let Some(refresh) = refresh {
             let spent = state
                 .presentations
