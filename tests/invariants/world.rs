@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use credbroker::{
-    broker::{Broker, Caller, Parts},
+    broker::{Broker, Caller, Parts, Renewals},
     clock::Clock,
     oauth::Provider,
     reason::Reason,
@@ -65,6 +65,7 @@ impl World {
             keys: Arc::new(MemoryStore::new()),
             clock,
             providers: [(key(0).provider, provider)].into(),
+            renewals: Renewals::OnUse,
         });
         self.state().processes.push(Process {
             alive: true,
