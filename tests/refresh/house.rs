@@ -173,6 +173,7 @@ pub(crate) fn broker(store: &fake::Store, clock: &Arc<Manual>, all: &[(&str, &Ar
         keys: Arc::new(store.clone()),
         clock: Arc::clone(clock) as _,
         providers: providers(all),
+        renewals: credbroker::broker::Renewals::OnUse,
     })
 }
 

@@ -34,6 +34,7 @@ fn broker(house: &House, clock: &Arc<Manual>, store: FileStore) -> Broker {
         keys: Arc::new(store),
         clock: Arc::clone(clock) as _,
         providers: BTreeMap::from([("p".parse().unwrap(), Arc::clone(&house.authority) as _)]),
+        renewals: credbroker::broker::Renewals::OnUse,
     })
 }
 
