@@ -91,6 +91,7 @@ fn extra(
 #[cfg(test)]
 mod tests {
     use data_encoding::BASE64URL_NOPAD;
+    use proptest::prelude::*;
     use secrecy::ExposeSecret as _;
 
     use super::{super::MAX_LIFETIME, *};
@@ -281,6 +282,43 @@ mod tests {
             &id_token(r#"{"sub":""}"#),
         ] {
             assert_eq!(subject("null", junk), None, "{junk}");
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            "-?[1-9][0-9]{0,30}([.][0-9]{1,5})?([eE][+-]?[0-9]{1,4})?",
+            "[ -!#-\\[\\]-~]{0,30}".prop_map(|text| format!("\"{text}\"")),
+            "[0-9a-f]{4}".prop_map(|unit| format!("\"\\u{unit}\"")),
+        ];
+        leaf.prop_recursive(4, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+                inner.prop_map(|value| format!("{{\"k\":{value}}}")),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_in_another_field_loses_a_token(
+            field in prop_oneof![
+                Just("expires_in"), Just("scope"), Just("token_type"), Just("sub"), Just("id_token"), Just("account"),
+                Just("error"), Just("other"),
+            ],
+            value in any_json(),
+        ) {
+            let answer = parse(&format!(r#"{{"access_token":"a","{field}":{value},"refresh_token":"r"}}"#));
+            prop_assert_eq!(shown(answer.access_token.as_ref()), Some("a"));
+            prop_assert_eq!(shown(answer.refresh_token.as_ref()), Some("r"));
+            prop_assert!(answer.lifetime.is_none_or(|lifetime| lifetime <= MAX_LIFETIME));
+        }
+
+        #[test]
+        fn no_octets_are_too_odd_to_be_read(octets in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = TokenAnswer::parse(&octets, &rules());
         }
     }
 }

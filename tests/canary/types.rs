@@ -64,7 +64,6 @@ const HOLD_ONE_THAT_CAN: [&str; 5] = [
 const HOLD_NONE: &str = "
     broker/audit.rs Audit AuditWriter Record
     broker/caller.rs Caller Named Subject
-    broker/coordinator/mod.rs Asker RefreshError
     broker/error.rs Error
     broker/mod.rs Revocation
     broker/page.rs Page PageRequest

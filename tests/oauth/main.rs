@@ -17,7 +17,6 @@ mod outcomes;
 mod proxies;
 mod revocation;
 #[path = "../canary/scanner.rs"]
-#[expect(dead_code, reason = "the canary tests use more of it")]
 mod scanner;
 mod secrets;
 mod server;
