@@ -255,7 +255,9 @@ async fn read(mut body: Incoming, most: usize) -> Result<Zeroizing<Vec<u8>>, &'s
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, duplex};
+    use std::task::{Context, Waker};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
 
@@ -285,6 +287,37 @@ mod tests {
             first
         });
         assert!(matches!(asked, Err(NoAnswer::Lost(_))), "something was written");
+    }
+
+    /// Whether the other side has closed, by now: no other task gets a turn.
+    fn is_closed(stream: &mut DuplexStream) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut rest = Vec::new();
+        let mut reading = std::pin::pin!(stream.read_to_end(&mut rest));
+        reading.as_mut().poll(&mut context).is_ready()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_connection_is_closed_when_the_answer_is_there() {
+        let limits = HttpLimits {
+            answer: Duration::from_secs(1),
+            ..HttpLimits::default()
+        };
+        let http = Http::new(limits, &Proxies::default());
+        for answer in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+            "HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n\r\n{}",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            "no HTTP",
+        ] {
+            let (ours, mut theirs) = duplex(4096);
+            let (_, mut theirs) = tokio::join!(http.exchange_over(Box::new(ours), outgoing()), async move {
+                theirs.read_u8().await.unwrap();
+                theirs.write_all(answer.as_bytes()).await.unwrap();
+                theirs
+            });
+            assert!(is_closed(&mut theirs), "{answer}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
