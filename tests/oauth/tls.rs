@@ -71,8 +71,11 @@ async fn outcome(url: &str, trusted: &Path, proxy: Option<&str>) -> String {
 struct TlsServer {
     address: SocketAddr,
     /// What came in after the handshake, and the protocol that was agreed on.
-    requests: Arc<Mutex<Vec<(String, Option<Vec<u8>>)>>>,
+    requests: Arc<Mutex<Vec<Asked>>>,
 }
+
+/// A request, and the protocol that was agreed on for it.
+type Asked = (String, Option<Vec<u8>>);
 
 impl TlsServer {
     fn start(certificate: &Certificate, key: &KeyPair) -> Self {
