@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .skip_debug([
             "credbroker.v1.AccessToken",
             "credbroker.v1.GetTokenResponse",
+            "credbroker.v1.RefreshTokenResponse",
             "credbroker.v1.SaveTokenRequest",
             "credbroker.v1.GetApiKeyResponse",
         ])

@@ -37,6 +37,14 @@ impl fmt::Debug for GetTokenResponse {
     }
 }
 
+impl fmt::Debug for RefreshTokenResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RefreshTokenResponse")
+            .field("token", &self.token)
+            .finish()
+    }
+}
+
 impl fmt::Debug for SaveTokenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SaveTokenRequest")

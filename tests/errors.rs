@@ -19,6 +19,7 @@ use bytes::Bytes;
 use credbroker::{
     broker::policy::Policy,
     daemon::{Running, SocketChoice},
+    oauth::{Outcome, Seen},
     proto,
     reason::Reason,
     server::{
@@ -152,6 +153,15 @@ fn rows() -> Vec<Row> {
                 wire.call("GetToken", &get("p", "")).await
             }
         ),
+        row!(
+            ProviderRejected,
+            FailedPrecondition,
+            "check client_id, client secret and scopes in [providers.p]",
+            async { refused(|| Outcome::Rejected(Seen(fake::INNER_TEXT.into()))).await }
+        ),
+        row!(ProviderUnavailable, Unavailable, "try again in", async {
+            refused(|| Outcome::Ambiguous(Seen(fake::INNER_TEXT.into()))).await
+        }),
         row!(LockTimeout, Unavailable, "try again", async {
             let (host, _running, wire) = serving(Policy::host()).await;
             host.import("p", "", VALID).await;
@@ -222,6 +232,15 @@ fn rows() -> Vec<Row> {
             wire.call("GetToken", &get("p", "")).await
         }),
     ]
+}
+
+/// What GetToken says when the token has expired and the provider answers this way.
+async fn refused(answer: fn() -> Outcome) -> Answer {
+    let store = fake::Store::new();
+    let bench = Bench::answering(&store, Policy::host(), answer);
+    import(&bench.broker, "p", "", EXPIRED_WITH_REFRESH).await;
+    let wire = Wire::connect(&bench.socket()).await;
+    wire.call("GetToken", &get("p", "")).await
 }
 
 /// Runs in paused time, so that waits of the broker cost none; a wait for a file or socket still takes what it takes.

@@ -178,10 +178,10 @@ mod tests {
             (70, "INTERNAL_ERROR"),
             (
                 75,
-                "RATE_LIMITED TOO_MANY_STREAMS LOCK_TIMEOUT SHUTTING_DOWN DEADLINE_EXCEEDED STORE_LOCKED",
+                "RATE_LIMITED TOO_MANY_STREAMS PROVIDER_UNAVAILABLE LOCK_TIMEOUT SHUTTING_DOWN DEADLINE_EXCEEDED STORE_LOCKED",
             ),
             (77, "UNAUTHENTICATED UNAUTHORIZED PEER_NOT_ALLOWED NEEDS_LOGIN"),
-            (78, "PROVIDER_NOT_FOUND"),
+            (78, "PROVIDER_NOT_FOUND PROVIDER_REJECTED"),
         ];
         let mut seen = 0;
         for (code, reasons) in table {

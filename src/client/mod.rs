@@ -24,8 +24,7 @@
 //! - [`ProxyTokenStore`] is one socket's, on the caller's own runtime, for programs that know their socket.
 //! - [`Error`] has a variant for each reason that a broker gives. That there is no such entry is an answer, not an error.
 //!
-//! Nothing here refreshes, schedules or retries: renewal is the broker's business, and so is coordination. There is no
-//! `refresh_token` yet, because the protocol has no method for it yet.
+//! Nothing here refreshes, schedules or retries by itself: renewal is the broker's business, and so is coordination.
 //!
 //! # The connection
 //!

@@ -53,10 +53,12 @@ const CAN_HOLD_A_SECRET: [&str; 20] = [
     "store/memory.rs MemoryStore",
 ];
 /// More of them, which hold the ones above.
-const HOLD_ONE_THAT_CAN: [&str; 5] = [
+const HOLD_ONE_THAT_CAN: [&str; 7] = [
+    "oauth/mod.rs Outcome",
     "proto.rs AccessToken",
     "proto.rs GetApiKeyResponse",
     "proto.rs GetTokenResponse",
+    "proto.rs RefreshTokenResponse",
     "proto.rs SaveTokenRequest",
     "store/mod.rs StoredTokens",
 ];
@@ -64,6 +66,8 @@ const HOLD_ONE_THAT_CAN: [&str; 5] = [
 const HOLD_NONE: &str = "
     broker/audit.rs Audit AuditWriter Record
     broker/caller.rs Caller Named Subject
+    broker/coordinator/error.rs Asker LoginCause RefreshError
+    broker/coordinator/mod.rs Activity
     broker/error.rs Error
     broker/mod.rs Revocation
     broker/page.rs Page PageRequest
@@ -73,7 +77,7 @@ const HOLD_NONE: &str = "
     broker/status.rs EntryState EntryStatus
     broker/timing/renewal.rs Due Interest
     cli/args.rs Cli Command DoctorArgs KeyCommand LogFormat Rights RunArgs SandboxKind ServeArgs StatusArgs TokenCommand
-    cli/args.rs TokenGetArgs TokenImportArgs
+    cli/args.rs TokenGetArgs TokenImportArgs TokenRefreshArgs
     client/connect.rs ConnectError
     client/error.rs Error Refusal
     client/process.rs ProcessStore
@@ -108,13 +112,14 @@ const HOLD_NONE: &str = "
     server/socket/layout.rs DirName
     server/socket/runtime_dir.rs LiveBroker RuntimeDir Survey
     store/file/diagnose/mod.rs Diagnosis Finding Outcome
-    store/mod.rs Operation OverCorrupt StoreError
+    store/mod.rs Holder HolderState Operation OverCorrupt StoreError
 ";
 /// Messages of the protocol that have a field for a secret; their `Debug` is ours.
-const SECRET_MESSAGES: [&str; 4] = [
+const SECRET_MESSAGES: [&str; 5] = [
     "AccessToken",
     "GetApiKeyResponse",
     "GetTokenResponse",
+    "RefreshTokenResponse",
     "SaveTokenRequest",
 ];
 /// Field names that carry a secret.
@@ -244,6 +249,16 @@ fn no_debug_of_tokens_shows_them() {
     let mut stored = StoredTokens::new(tokens);
     stored.intent = Some(Intent::to_present(&SECRET.into(), &SystemClock::new().now()));
     assert_silent(&scanner, "StoredTokens", &stored);
+    let answer = TokenAnswer {
+        access_token: Some(SECRET.into()),
+        refresh_token: Some(SECRET.into()),
+        lifetime: None,
+        token_type: Some(SECRET.into()),
+        scope: Some(SECRET.into()),
+        subject: Some(SECRET.into()),
+        extra: [(SECRET.to_owned(), SECRET.to_owned())].into(),
+    };
+    assert_silent(&scanner, "Outcome", &Outcome::Answered(Box::new(answer)));
 
     let json = serde_json::json!({
         "access_token": SECRET, "refresh_token": format!("{SECRET}+"), "id": format!("{SECRET}-id"),
@@ -269,6 +284,10 @@ fn no_debug_of_tokens_shows_them() {
     };
     assert_silent(&scanner, "GetTokenResponse", &answer);
     assert_silent(&scanner, "a whole response", &tonic::Response::new(answer));
+    let answer = proto::RefreshTokenResponse {
+        token: Some(wire.clone()),
+    };
+    assert_silent(&scanner, "RefreshTokenResponse", &answer);
     let request = proto::SaveTokenRequest {
         token: Some(wire),
         ..Default::default()

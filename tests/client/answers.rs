@@ -51,6 +51,7 @@ async fn an_answer_that_breaks_the_protocol_is_an_error_and_ends() {
         store.list_buckets(&name("p").unwrap()).await.err(),
         store.get_bucket_stats(&github()).await.err(),
         store.get_api_key(&name("k").unwrap()).await.err(),
+        store.refresh_token(&github(), None).await.err(),
     ];
     for error in malformed {
         assert!(matches!(error, Some(Error::Other { .. })), "{error:?}");

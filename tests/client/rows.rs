@@ -58,6 +58,15 @@ pub(crate) async fn every_row(host: &Host, store: &(impl CredentialStore + ApiKe
     let stale = store.get_token(&entry("stale", "").unwrap(), Duration::ZERO).await;
     assert!(matches!(stale, Err(Error::NeedsLogin(_))), "{stale:?}");
 
+    let old = Some("a revision that is not current any more");
+    let current = store.refresh_token(&github, old).await.unwrap().unwrap();
+    assert_eq!(current.revision, token.revision);
+    assert!(store.refresh_token(&absent, None).await.unwrap().is_none());
+    let stale = store.refresh_token(&entry("stale", "").unwrap(), None).await;
+    assert!(matches!(stale, Err(Error::NeedsLogin(_))), "{stale:?}");
+    let bad = store.refresh_token(&github, Some(&"r".repeat(300))).await;
+    assert!(matches!(bad, Err(Error::InvalidRequest(_))), "{bad:?}");
+
     store.save_token(&github, saved("new")).await.unwrap();
     assert_eq!(host.stored(&github).await.unwrap(), "new");
     let none = store.save_token(&absent, saved("new")).await.unwrap_err();
@@ -84,7 +93,7 @@ pub(crate) async fn every_row(host: &Host, store: &(impl CredentialStore + ApiKe
     assert!(store.list_buckets(&name("none").unwrap()).await.unwrap().is_empty());
 
     let stats = store.get_bucket_stats(&github).await.unwrap().unwrap();
-    assert_eq!((stats.request_count, stats.percentage), (2, 100.0));
+    assert_eq!((stats.request_count, stats.percentage), (3, 100.0));
     assert!(stats.last_used.is_some());
     let unused = entry("github", "work").unwrap();
     let stats = store.get_bucket_stats(&unused).await.unwrap().unwrap();
@@ -145,6 +154,7 @@ async fn outside_the_policy_is_an_error_and_not_an_absence() {
         store.get_token(&github(), Duration::ZERO).await.err(),
         store.get_bucket_stats(&github()).await.err(),
         store.save_token(&github(), saved("new")).await.err(),
+        store.refresh_token(&github(), None).await.err(),
         store.remove_token(&github()).await.err(),
         store.get_api_key(&name("openai").unwrap()).await.err(),
         store.has_api_key(&name("openai").unwrap()).await.err(),

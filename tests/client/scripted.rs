@@ -182,13 +182,13 @@ impl CredentialBroker for Fake {
         &self,
         request: Request<proto::RefreshTokenRequest>,
     ) -> Result<Response<proto::RefreshTokenResponse>, Status> {
-        // Says what it was asked for.
+        // An answer without a token, unless a revision came along.
         let token = proto::AccessToken {
-            access_token: "refreshed".to_owned(),
-            revision: request.into_inner().revision,
+            access_token: request.into_inner().revision,
             ..proto::AccessToken::default()
         };
-        Ok(Response::new(proto::RefreshTokenResponse { token: Some(token) }))
+        let token = Some(token).filter(|token| !token.access_token.is_empty());
+        Ok(Response::new(proto::RefreshTokenResponse { token }))
     }
 
     async fn list_providers(

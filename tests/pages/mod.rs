@@ -26,13 +26,16 @@ const EXIT_CODES: &[(&str, &str)] = &[
     ("70", "INTERNAL_ERROR; the system refused something"),
     (
         "75",
-        "try again: LOCK_TIMEOUT, SHUTTING_DOWN, DEADLINE_EXCEEDED, STORE_LOCKED",
+        "try again: PROVIDER_UNAVAILABLE, LOCK_TIMEOUT, SHUTTING_DOWN, DEADLINE_EXCEEDED, STORE_LOCKED",
     ),
     (
         "77",
         "not permitted, or not in a sandbox: UNAUTHENTICATED, UNAUTHORIZED, PEER_NOT_ALLOWED, NEEDS_LOGIN",
     ),
-    ("78", "the configuration is wrong; PROVIDER_NOT_FOUND"),
+    (
+        "78",
+        "the configuration is wrong; PROVIDER_NOT_FOUND, PROVIDER_REJECTED",
+    ),
 ];
 
 const RUN_EXIT_CODES: &[(&str, &str)] = &[

@@ -11,10 +11,33 @@ use std::{
 use async_trait::async_trait;
 use credbroker::{
     credential::{EntryKey, Name},
+    oauth::{self, Outcome, Revoked, TokenKind},
     store::{KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore, memory::MemoryStore},
 };
 use secrecy::SecretString;
 use tokio::sync::watch;
+
+/// A provider to which every refresh token leads to the same.
+pub(crate) struct Provider(pub(crate) fn() -> Outcome);
+
+#[async_trait]
+impl oauth::Provider for Provider {
+    async fn refresh(&self, _refresh_token: &SecretString) -> Outcome {
+        (self.0)()
+    }
+
+    async fn revoke(&self, _token: &SecretString, _kind: TokenKind) -> Revoked {
+        Revoked::NotSupported
+    }
+
+    fn default_lifetime(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+
+    fn may_repeat_ambiguous(&self) -> bool {
+        true
+    }
+}
 
 /// What only the host's log may say.
 pub(crate) const INNER_TEXT: &str = "/home/alice/.local/share says rt-canary-7f3a";

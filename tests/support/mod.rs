@@ -13,6 +13,7 @@ pub(crate) mod fake;
 pub(crate) mod wire;
 
 use std::{
+    collections::BTreeMap,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -29,6 +30,7 @@ use credbroker::{
     config::{Config, Environment},
     credential::{AnswerRules, EntryKey, Name, parse_answer},
     daemon::{self, Options, Running, SocketChoice},
+    oauth::{Outcome, Provider},
     proto::{
         control_broker_client::ControlBrokerClient, credential_broker_client::CredentialBrokerClient,
         credential_broker_server::CredentialBrokerServer,
@@ -264,11 +266,21 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn start(store: &fake::Store, policy: Policy) -> Self {
+        Self::with_providers(store, policy, BTreeMap::new())
+    }
+
+    /// One whose provider `p` answers every refresh this way.
+    pub(crate) fn answering(store: &fake::Store, policy: Policy, answer: fn() -> Outcome) -> Self {
+        let provider: Arc<dyn Provider> = Arc::new(fake::Provider(answer));
+        Self::with_providers(store, policy, BTreeMap::from([(name("p"), provider)]))
+    }
+
+    fn with_providers(store: &fake::Store, policy: Policy, providers: BTreeMap<Name, Arc<dyn Provider>>) -> Self {
         let broker = Broker::new(Parts {
             tokens: Arc::new(store.clone()),
             keys: Arc::new(store.clone()),
             clock: Arc::new(SystemClock::new()),
-            providers: std::collections::BTreeMap::new(),
+            providers,
             renewals: Renewals::OnUse,
         });
         let dir = TempDir::new().unwrap();

@@ -227,7 +227,7 @@ impl Failure {
         let retries = of_type("RetryInfo").len();
         assert_eq!(
             retries,
-            usize::from(info.reason == "RATE_LIMITED"),
+            usize::from(["RATE_LIMITED", "PROVIDER_REJECTED", "PROVIDER_UNAVAILABLE"].contains(&&*info.reason)),
             "RetryInfo says when, where that is known"
         );
         assert_eq!(
