@@ -1,6 +1,6 @@
 //! A token set that could not be saved after the provider had rotated.
 
-use credbroker::reason::Reason;
+use credbroker::{broker::coordinator::Asker, reason::Reason};
 
 use crate::{
     authority::{Step, entry},
@@ -164,6 +164,20 @@ async fn a_refusal_that_could_not_be_saved_is_remembered_and_the_dead_token_not_
     house.store.fail_changes(None);
     pass(31).await;
     assert_eq!(house.stored_refresh_token().await, None);
+    assert_eq!(house.authority.times(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_read_the_entry_before_the_save_failed_gets_the_unsaved_token() {
+    let house = House::expired().await;
+    let (coordinator, saw) = (house.coordinator(), house.revision().await);
+    house.store.fail_only(Change::Record, Fault::Unavailable);
+    coordinator.refresh(&entry(""), &saw, Asker::Caller).await.unwrap();
+    pass(100).await;
+    for asker in [Asker::Caller, Asker::Renewal] {
+        let got = coordinator.refresh(&entry(""), &saw, asker).await.unwrap();
+        assert_ne!(got.revision, saw);
+    }
     assert_eq!(house.authority.times(), 1);
 }
 

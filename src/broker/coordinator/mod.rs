@@ -170,8 +170,8 @@ impl RefreshCoordinator {
         let joined = self.join(key, saw, asker);
         match joined {
             Ok(progress) => waiting::wait(&self.shared, key, progress, asker).await,
-            // Another flight may have ended between the asker's look and this moment.
-            Err(error @ RefreshError::Cooldown { .. }) => match self.current(key).await? {
+            // Another flight may have ended between the asker's look and this moment, saved or not.
+            Err(error @ (RefreshError::Cooldown { .. } | RefreshError::Store(_))) => match self.current(key).await? {
                 None => Err(RefreshError::NoEntry),
                 Some(current) if current.revision != *saw && self.shared.usable(&current) => Ok(current),
                 Some(_) => Err(error),

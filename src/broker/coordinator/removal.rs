@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 
-use super::{Shared, held::Writing};
+use super::{Entry, Shared, held::Writing};
 use crate::{
     broker::Revocation,
     credential::{EntryKey, TokenAnswer, TokenSet},
@@ -50,7 +50,8 @@ pub(super) async fn remove(
     }
     drop(writing);
     let mut entries = shared.entries();
-    if entries.get(key).is_some_and(|entry| entry.flight.is_none()) {
+    let idle = |entry: &Entry| entry.flight.is_none() && entry.unsaved.is_none();
+    if entries.get(key).is_some_and(idle) {
         entries.remove(key);
     }
     drop(entries);
