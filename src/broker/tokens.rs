@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     credential::{AccessToken, EntryKey, Revision, SavedToken, TokenSet},
-    store::{OverCorrupt, StoredTokens},
+    store::{OverCorrupt, StoreError, StoredTokens},
 };
 
 impl Broker {
@@ -132,11 +132,16 @@ impl Broker {
         owned(async move {
             let mut writing = broker.inner.coordinator.change(&key, LOCK_WAIT).await?;
             let mut record = StoredTokens::new(tokens);
-            if let Some(refresh_token) = &record.tokens.refresh_token
-                && let Ok(Some(before)) = writing.read().await
-            {
+            if let Some(refresh_token) = &record.tokens.refresh_token {
+                let before = match writing.read().await {
+                    // Nobody can tell any more what it said.
+                    Err(StoreError::Corrupt { .. }) => None,
+                    read => read?,
+                };
                 // The same refresh token again: what is not known about it is still not known.
-                record.intent = before.intent.clone().filter(|intent| intent.is_about(refresh_token));
+                record.intent = before
+                    .and_then(|before| before.intent.clone())
+                    .filter(|intent| intent.is_about(refresh_token));
             }
             let record = Arc::new(record);
             writing.put(Arc::clone(&record), OverCorrupt::Replace).await?;
