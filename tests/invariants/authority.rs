@@ -167,7 +167,7 @@ fn read(reply: Reply, answer: Answer) -> Outcome {
             refresh_token: refresh.map(SecretString::from),
             lifetime: answer.lifetime.read(),
             token_type: None,
-            scope: (answer.there % 7 == 0).then(|| "other".to_owned()),
+            scope: answer.there.is_multiple_of(7).then(|| "other".to_owned()),
             subject: None,
             extra: [].into(),
         })),

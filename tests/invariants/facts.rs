@@ -84,8 +84,9 @@ pub(crate) struct Entry {
     pub(crate) gone: u64,
     pub(crate) removals: u64,
     pub(crate) imports: u64,
-    /// A removal took effect, but was reported as failed.
+    /// A removal or an import took effect, but was reported as failed.
     pub(crate) half_removed: bool,
+    pub(crate) half_imported: bool,
 }
 
 /// A refresh token.
@@ -152,6 +153,8 @@ pub(crate) struct Guard {
     pub(crate) wrote_intent: bool,
     pub(crate) put_failed: bool,
     pub(crate) lost: bool,
+    /// When it was taken, there was a usable token that its flight did not know.
+    pub(crate) found_newer: bool,
     /// The lifetime of what was last put under it.
     pub(crate) lifetime: Option<Option<Duration>>,
 }
@@ -171,6 +174,8 @@ pub(crate) struct Received {
 #[derive(Default)]
 pub(crate) struct Flight {
     pub(crate) started: Duration,
+    /// Which version was stored then.
+    pub(crate) version: u64,
     /// Known when it has ended.
     pub(crate) cooldown: Option<Duration>,
 }

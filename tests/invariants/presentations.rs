@@ -111,6 +111,8 @@ impl World {
             rule(false, "presented without the entry's lock");
             return broken;
         };
+        let newer = state.guards[&guard].found_newer && self.usable(entry.stored.as_deref());
+        rule(!newer, "presented although somebody else had refreshed meanwhile");
         rule(
             entry.intent_of == Some(guard),
             "presented under the intent of another flight",

@@ -15,10 +15,12 @@ impl World {
     pub(crate) fn flight_begins(&self, process: usize, entry: usize) {
         let truth = self.time.truth();
         let mut state = self.state();
+        let version = state.entries[entry].version;
         let last = state.flights.insert(
             (process, entry),
             Flight {
                 started: truth,
+                version,
                 cooldown: None,
             },
         );
@@ -27,6 +29,7 @@ impl World {
         if let Some(Flight {
             started,
             cooldown: Some(cooldown),
+            ..
         }) = last
         {
             let passed = truth - started;
@@ -57,6 +60,9 @@ impl World {
     pub(crate) fn locked(&self, process: usize, entry: usize, flight: bool, slot: &Slot) -> usize {
         let mut state = self.state();
         let other = state.guards.values().any(|guard| guard.entry == entry);
+        let it = &state.entries[entry];
+        let knew = state.flights.get(&(process, entry)).map(|flight| flight.version);
+        let found_newer = flight && knew != Some(it.version) && self.usable(it.stored.as_deref());
         let number = state.guards_ever;
         state.guards_ever += 1;
         state.guards.insert(
@@ -68,6 +74,7 @@ impl World {
                 wrote_intent: false,
                 put_failed: false,
                 lost: false,
+                found_newer,
                 lifetime: None,
             },
         );
@@ -145,7 +152,7 @@ impl World {
         };
         let old = before.tokens.refresh_token.as_ref().map(|token| token.expose_secret());
         match (old, new) {
-            _ if importing || old == new => {}
+            _ if importing || it.half_imported || old == new => {}
             (Some(old), Some(new)) => {
                 let received = state.presentations.iter().any(|presentation| {
                     presentation.process == process
@@ -209,6 +216,7 @@ impl World {
         known.durable = true;
         it.version = known.version;
         it.half_removed = false;
+        it.half_imported = false;
         let refresh = record.tokens.refresh_token.as_ref().map(|token| token.expose_secret());
         if it.importing.contains(access) {
             it.imports += 1;
@@ -263,6 +271,8 @@ impl World {
         let access = record.tokens.access_token.expose_secret();
         if let Some(held) = state.guards.get_mut(&number) {
             held.put_failed = true;
+            let it = &mut state.entries[held.entry];
+            it.half_imported = it.importing.contains(access) && state.access[access].durable;
             if held.flight {
                 state.access.get_mut(access).unwrap().unsaved_in.insert(process);
             }

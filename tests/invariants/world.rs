@@ -42,7 +42,7 @@ pub(crate) async fn play(case: Case) -> Result<(), String> {
         if world.went_wrong() {
             return world.verdict();
         }
-        world.does(step.op);
+        world.does(&step.op);
     }
     world.calms_down().await;
     world.verdict()
@@ -87,8 +87,8 @@ impl World {
         living[usize::from(number) % living.len()]
     }
 
-    fn does(self: &Arc<Self>, op: Op) {
-        match op {
+    fn does(self: &Arc<Self>, op: &Op) {
+        match *op {
             Op::Get {
                 process,
                 entry,
@@ -259,11 +259,11 @@ impl World {
         }
     }
 
-    /// Whoever has a good session gets a good token.
-    async fn works(&self, process: usize, entry: usize) {
+    /// Whether the entry's token is good, or can be renewed.
+    fn is_good(&self, entry: usize) -> bool {
         let state = self.state();
-        let stored = state.entries[entry].stored.clone();
-        let good = stored.as_ref().is_some_and(|stored| {
+        let stored = state.entries[entry].stored.as_ref();
+        stored.is_some_and(|stored| {
             let unexpired = stored
                 .tokens
                 .expiry
@@ -275,8 +275,13 @@ impl World {
                 !family.revoked && family.current == refresh.expose_secret()
             });
             unexpired || (renewable && (self.case.may_repeat || stored.intent.is_none()))
-        });
-        drop(state);
+        })
+    }
+
+    /// Whoever has a good session gets a good token.
+    async fn works(&self, process: usize, entry: usize) {
+        let there = self.state().entries[entry].stored.is_some();
+        let good = self.is_good(entry);
         let asked = self.asks("GetToken", process, entry);
         let broker = self.broker(process);
         let told = timeout(STOP * 4, broker.token(&Caller::host(), &key(entry), Duration::ZERO)).await;
@@ -287,7 +292,7 @@ impl World {
         self.served(&asked, &told);
         match told {
             Err(error) if good => self.wrong(format!("entry {entry} has a good session and gets no token: {error}")),
-            Err(error) if stored.is_none() && error.reason() != Reason::NotFound => {
+            Err(error) if !there && error.reason() != Reason::NotFound => {
                 self.wrong(format!("entry {entry} is not there: {error}"));
             }
             _ => {}
