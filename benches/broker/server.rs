@@ -249,7 +249,6 @@ not_measured! {
     refresh_token: RefreshTokenRequest -> RefreshTokenResponse,
     save_token: SaveTokenRequest -> SaveTokenResponse,
     remove_token: RemoveTokenRequest -> RemoveTokenResponse,
-    refresh_token: RefreshTokenRequest -> RefreshTokenResponse,
     list_providers: ListProvidersRequest -> ListProvidersResponse,
     list_buckets: ListBucketsRequest -> ListBucketsResponse,
     get_bucket_stats: GetBucketStatsRequest -> GetBucketStatsResponse,
