@@ -205,7 +205,6 @@ impl Exchange<'_> {
             lifetime,
             hold_off: Duration::ZERO,
             ambiguous: Some(false),
-            found: false,
         }
     }
 
@@ -327,7 +326,6 @@ impl Exchange<'_> {
             lifetime: self.stored.tokens.expiry.as_ref().map(|expiry| expiry.lifetime),
             hold_off: Duration::ZERO,
             ambiguous: Some(false),
-            found: false,
         }
     }
 

@@ -46,8 +46,6 @@ pub(super) struct End {
     /// Whether the provider may have processed what was sent, and nobody knows. `None`: nothing was sent, so that nothing
     /// is known better than before.
     pub(super) ambiguous: Option<bool>,
-    /// The result was in the store: nobody was asked, so nobody has to be spared, and it may be near its end.
-    pub(super) found: bool,
 }
 
 impl End {
@@ -57,7 +55,6 @@ impl End {
             lifetime: None,
             hold_off: Duration::ZERO,
             ambiguous: None,
-            found: false,
         }
     }
 }
@@ -108,12 +105,10 @@ impl Drop for Landing {
             if entry.unsaved.is_none() {
                 freed = entry.held.take();
             }
-            if !end.found {
-                entry.last = Some(Last {
-                    until,
-                    failure: result.as_ref().err().cloned(),
-                });
-            }
+            entry.last = Some(Last {
+                until,
+                failure: result.as_ref().err().cloned(),
+            });
             entry.ambiguous = match end.ambiguous {
                 Some(true) => entry.ambiguous.saturating_add(1),
                 Some(false) => 0,
@@ -171,14 +166,10 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
         lifetime,
         hold_off,
         ambiguous,
-        found: false,
     };
     // Identity decides, not what remains: a renewal would find every token that is not expired yet good enough.
     if stored.revision != *saw && shared.usable(&stored) {
-        return Ok(End {
-            found: true,
-            ..end(Ok(stored), Duration::ZERO, Some(false))
-        });
+        return Ok(end(Ok(stored), Duration::ZERO, Some(false)));
     }
     let Some(refresh_token) = stored.tokens.refresh_token.clone() else {
         return Ok(end(
