@@ -178,12 +178,17 @@ impl World {
     pub(crate) fn asks(&self, what: &'static str, process: usize, entry: usize) -> Asked {
         let state = self.state();
         let it = &state.entries[entry];
+        // While the disk reports failures, what it took all the same may be taken back.
+        let settled = !state
+            .guards
+            .values()
+            .any(|guard| guard.entry == entry && guard.put_failed);
         let asked = Asked {
             what,
             process,
             entry,
             at: Instant::now(),
-            stored: it.version,
+            stored: if settled { it.version } else { 0 },
             gone: it.gone,
             present: it.stored.is_some(),
             removals: it.removals,

@@ -152,6 +152,8 @@ pub(crate) struct Guard {
     pub(crate) flight: bool,
     pub(crate) wrote_intent: bool,
     pub(crate) put_failed: bool,
+    /// What could not be put last is not put yet.
+    pub(crate) unsaved: bool,
     pub(crate) lost: bool,
     /// When it was taken, there was a usable token that its flight did not know.
     pub(crate) found_newer: bool,

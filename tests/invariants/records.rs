@@ -16,6 +16,9 @@ impl World {
         let truth = self.time.truth();
         let mut state = self.state();
         let version = state.entries[entry].version;
+        let unsaved = state.guards.values();
+        let unsaved = unsaved.filter(|guard| guard.process == process && guard.entry == entry);
+        let unsaved = unsaved.filter(|guard| guard.flight && guard.unsaved).count() > 0;
         let last = state.flights.insert(
             (process, entry),
             Flight {
@@ -26,6 +29,9 @@ impl World {
         );
         drop(state);
         self.tell(format!("process {process} begins a flight for entry {entry}"));
+        if unsaved {
+            self.wrong("a flight starts although the last one's tokens are not saved");
+        }
         if let Some(Flight {
             started,
             cooldown: Some(cooldown),
@@ -73,6 +79,7 @@ impl World {
                 flight,
                 wrote_intent: false,
                 put_failed: false,
+                unsaved: false,
                 lost: false,
                 found_newer,
                 lifetime: None,
@@ -210,6 +217,9 @@ impl World {
     pub(crate) fn put(&self, number: usize, entry: usize, record: &Arc<StoredTokens>) {
         let mut guard = self.state();
         let state = &mut *guard;
+        if let Some(held) = state.guards.get_mut(&number) {
+            held.unsaved = false;
+        }
         let access = record.tokens.access_token.expose_secret();
         let it = &mut state.entries[entry];
         let known = state.access.get_mut(access).unwrap();
@@ -271,6 +281,7 @@ impl World {
         let access = record.tokens.access_token.expose_secret();
         if let Some(held) = state.guards.get_mut(&number) {
             held.put_failed = true;
+            held.unsaved = true;
             let it = &mut state.entries[held.entry];
             it.half_imported = it.importing.contains(access) && state.access[access].durable;
             if held.flight {
