@@ -67,3 +67,26 @@ fn an_import_that_cannot_see_what_is_there_does_not_drop_the_intent() {
         disk: vec![],
     });
 }
+
+#[test]
+fn the_pauses_between_repeats_of_what_is_lost_again_and_again_grow() {
+    let get = || Op::Get {
+        process: 0,
+        entry: 0,
+        clients: 1,
+        min_validity: 0,
+        patience: None,
+    };
+    let mut steps = vec![step(When::After(121_000), get())];
+    steps.extend((0..100).map(|_| step(When::After(10_000), get())));
+    let lost = Answer {
+        kind: Kind::Lost { processed: false },
+        ..Answer::default()
+    };
+    holds(&Case {
+        may_repeat: true,
+        steps,
+        answers: vec![lost; 20],
+        disk: vec![],
+    });
+}

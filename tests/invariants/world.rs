@@ -216,7 +216,7 @@ impl World {
                 .find(|spent| spent.successor.as_ref() == Some(&one.refresh))
                 .unwrap();
             let stored = state.refresh[&spent.refresh].succeeded;
-            if one.late && !state.revoked.contains(&one.refresh) {
+            if one.late && !stored && !state.revoked.contains(&one.refresh) {
                 lost.push(format!("{} came after the logout, and was not revoked", one.refresh));
             }
             if !one.late && !stored && state.entries[one.entry].changes() == one.changes {
