@@ -8,6 +8,9 @@ use crate::{
     house::{Got, House, get, pass, refresh, save, token, unavailable},
 };
 
+/// How a test makes the next refresh fail.
+type Arrange = fn(&House);
+
 fn rejected(seconds: u64) -> Got {
     Err((Reason::ProviderRejected, Some(seconds)))
 }
@@ -137,7 +140,7 @@ async fn waiting_for_a_permit_or_the_lock_is_not_part_of_the_cooldown() {
 
 #[tokio::test(start_paused = true)]
 async fn every_failure_is_told_again_in_the_cooldown_with_what_is_left_of_it() {
-    let table: [(fn(&House), Reason); 3] = [
+    let table: [(Arrange, Reason); 3] = [
         (|house| house.authority.then([Step::Panic]), Reason::InternalError),
         (
             |house| house.store.fail_only(Change::Intent, Fault::Unavailable),
