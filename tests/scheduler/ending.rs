@@ -194,8 +194,11 @@ fn a_scheduler_outlives_the_runtime_that_its_task_was_in() {
     assert_eq!(scheduler.armed(), 1);
     runtime().block_on(async {
         scheduler.schedule_if_needed(&key, &stored);
-        while provider.times() == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let renewed = async {
+            while provider.times() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(secs(10), renewed).await.unwrap();
     });
 }

@@ -186,16 +186,16 @@ async fn what_somebody_else_renewed_is_not_renewed_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_somebody_else_stored_inside_its_lead_time_is_renewed_at_once() {
-    let house = House::new();
-    house.arm(&entry(""), HOUR).await;
-    pass(secs(3000)).await;
-    house.import(&entry(""), secs(700)).await;
-    // Due at 3400 by its own expiry; looked at when the first one was due, and not before.
-    pass(secs(239)).await;
-    assert_eq!(house.p.times(), 0);
-    pass(secs(162)).await;
-    assert_eq!(house.moments(), [3400]);
+async fn what_somebody_else_stored_is_renewed_by_its_own_expiry() {
+    // Stored at, for so long -> renewed at; it is seen when the first one is due, at 3240 s.
+    for (at, lifetime, due) in [(3000, 700, 3400), (2700, 700, 3240), (2600, 650, 3240)] {
+        let house = House::new();
+        house.arm(&entry(""), HOUR).await;
+        pass(secs(at)).await;
+        house.import(&entry(""), secs(lifetime)).await;
+        pass(secs(3500 - at)).await;
+        assert_eq!(house.moments(), [due], "{:?}", (at, lifetime));
+    }
 }
 
 #[tokio::test(start_paused = true)]
