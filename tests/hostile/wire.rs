@@ -57,6 +57,17 @@ pub(crate) fn block(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
+/// A field whose value has so many octets, more than 254, and which goes into the table.
+pub(crate) fn indexed_field(length: u16) -> Vec<u8> {
+    let rest = length - 127;
+    let mut field = vec![0x40, 1, b'a', 127, (rest & 0x7f) as u8 | 0x80, (rest >> 7) as u8];
+    field.resize(field.len() + usize::from(length), b'x');
+    field
+}
+
+/// The field that went into the table last, in one octet.
+pub(crate) const LATEST: u8 = 0xbe;
+
 pub(crate) const GRPC: &[(&str, &str)] = &[("content-type", "application/grpc"), ("te", "trailers")];
 
 pub(crate) fn headers(stream: u32, path: &str) -> Vec<u8> {
@@ -159,15 +170,28 @@ pub(crate) async fn flood(socket: &Path, until: Instant, octets: &[u8]) -> Optio
 
 async fn flood_once(raw: Raw, until: Instant, octets: &[u8]) -> Option<String> {
     let (read, mut write) = raw.0.into_split();
-    let mut read = tokio::io::BufReader::new(read);
+    let writes = async {
+        while Instant::now() < until && write.write_all(octets).await.is_ok() {}
+        let _ = write.shutdown().await;
+    };
+    last_word_of(read, writes).await
+}
+
+/// Sends all of this, to be ended by the broker, and returns its last word.
+pub(crate) async fn flood_with(raw: Raw, octets: Vec<u8>) -> Option<String> {
+    let (read, mut write) = raw.0.into_split();
+    let writes = async {
+        let _ = write.write_all(&octets).await;
+        let _ = write.shutdown().await;
+    };
+    last_word_of(read, writes).await
+}
+
+async fn last_word_of(mut read: tokio::net::unix::OwnedReadHalf, writes: impl Future<Output = ()>) -> Option<String> {
     let reads = async {
         let mut all = Vec::new();
         let _ = read.read_to_end(&mut all).await;
         all
-    };
-    let writes = async {
-        while Instant::now() < until && write.write_all(octets).await.is_ok() {}
-        let _ = write.shutdown().await;
     };
     let (all, ()) = tokio::join!(reads, writes);
     let mut rest = &all[..];

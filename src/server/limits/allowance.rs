@@ -26,6 +26,11 @@ impl Allowance {
         self.paid = self.paid.max(now) + self.each * amount;
         (self.paid - now).saturating_sub(self.burst)
     }
+
+    /// Takes back what was spent in error. What was paid for meanwhile stays so: no more is saved up than the burst.
+    pub(super) fn give_back(&mut self, amount: u32) {
+        self.paid = self.paid.checked_sub(self.each * amount).unwrap_or(self.paid);
+    }
 }
 
 #[cfg(test)]
@@ -44,5 +49,19 @@ mod tests {
         let later = start + seconds(100.0);
         assert_eq!(allowance.spend(20, later), Duration::ZERO);
         assert_eq!(allowance.spend(1, later), seconds(0.1));
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_spent_again_and_saves_up_nothing() {
+        let start = Instant::now();
+        let mut allowance = Allowance::new(start, 10, Duration::from_secs(2));
+        assert_eq!(allowance.spend(20, start), Duration::ZERO);
+        allowance.give_back(5);
+        assert_eq!(allowance.spend(5, start), Duration::ZERO);
+        assert_eq!(allowance.spend(1, start), Duration::from_millis(100));
+        let later = start + Duration::from_secs(100);
+        allowance.give_back(21);
+        assert_eq!(allowance.spend(20, later), Duration::ZERO);
+        assert_eq!(allowance.spend(1, later), Duration::from_millis(100));
     }
 }

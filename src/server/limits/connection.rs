@@ -140,6 +140,7 @@ impl Connection {
 
     /// A call begins.
     pub(in crate::server) fn open_call(self: &Arc<Self>) -> OpenCall {
+        self.progress().called();
         let mut calls = self.calls();
         calls.open += 1;
         calls.next += 1;

@@ -28,6 +28,7 @@
 //! | flood | `h2` by itself | here |
 //! | --- | --- | --- |
 //! | HEADERS without end, CONTINUATION | at most 5 frames of a block, then GOAWAY; decoded size | time of a block |
+//! | header blocks that are no call (over 64 KiB decoded: it answers 431) | answers each for ever; far over, GOAWAY | frames a second |
 //! | HEADERS and RST_STREAM | only those it reads before it hands the stream on (see `PENDING_RESETS` in `serve`) | frames a second |
 //! | streams beyond the advertised number | RST_STREAM, after 1024 of them GOAWAY | |
 //! | messages on one stream | the windows | octets a second |
@@ -113,7 +114,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Frames a second that are neither a request nor its data, four times as many at once.
+    /// Frames a second that are neither a call nor its data, four times as many at once.
     ///
     /// An honest client's worst, for each call that is answered: a PING (gRPC measures the line's bandwidth with one for
     /// DATA that came in), two WINDOW_UPDATE, one RST_STREAM. That is 240 a second at the default rate of 60 calls.

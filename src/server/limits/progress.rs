@@ -26,6 +26,9 @@ const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 /// How many frames a SETTINGS counts for: it makes `h2` go through all streams, and a client sends a handful in its life.
 const SETTINGS_WEIGHT: u32 = 10;
+/// How many frames a HEADERS counts for until it becomes a call, which is left to the rates. It costs `h2` more than any
+/// other frame, but as many as can be open at once must fit in the burst.
+const HEADERS_WEIGHT: u32 = 5;
 /// For how much time's worth of frames there is room at once.
 const BURST: Duration = Duration::from_secs(4);
 
@@ -85,14 +88,14 @@ impl Progress {
 
     fn begins(&mut self, head: Head, now: Instant) -> Result<(), Cut> {
         let weight = match head.kind {
-            // `h2` counts what is small among these, and the rates count calls.
+            // `h2` counts what is small among these.
             DATA | CONTINUATION => 0,
             HEADERS => {
                 self.last_stream = self.last_stream.max(head.stream);
                 if head.flags & END_HEADERS == 0 {
                     self.block_due.get_or_insert(now + FRAME);
                 }
-                0
+                HEADERS_WEIGHT
             }
             SETTINGS if head.flags & ACK == 0 => SETTINGS_WEIGHT,
             _ => 1,
@@ -103,9 +106,15 @@ impl Progress {
         Err(Cut::Flood(match head.kind {
             SETTINGS => "too_many_settings",
             PING => "too_many_pings",
+            HEADERS => "too_many_headers",
             RST_STREAM => "too_many_resets",
             _ => "too_many_frames",
         }))
+    }
+
+    /// A HEADERS became a call. What `h2` answers by itself, such as a header block over its limit, never does.
+    pub(super) fn called(&mut self) {
+        self.allowance.give_back(HEADERS_WEIGHT);
     }
 
     fn ends(&mut self, head: Head) {
@@ -271,7 +280,8 @@ mod tests {
 
     #[test]
     fn floods_and_what_is_none() {
-        let table: [(u8, u8, usize, Option<&str>); 8] = [
+        let table: [(u8, u8, usize, Option<&str>); 9] = [
+            (HEADERS, END_HEADERS, 2001, Some("too_many_headers")),
             (PING, 0, 2001, Some("too_many_pings")),
             (PING, ACK, 2001, Some("too_many_pings")),
             (SETTINGS, 0, 200, Some("too_many_settings")),
@@ -287,6 +297,19 @@ mod tests {
             let one = frame(kind, flags, 1, b"x");
             let got = (0..count).find_map(|_| progress.read(&one, now).err());
             assert_eq!(got, want.map(Cut::Flood), "{kind} {count}");
+        }
+    }
+
+    #[test]
+    fn headers_that_become_calls_are_left_to_the_rates() {
+        let now = Instant::now();
+        let mut progress = settled(now);
+        for _ in 0..100 {
+            // As many as can be open at once, before the first is looked at.
+            for _ in 0..256 {
+                progress.read(&frame(HEADERS, END_HEADERS, 1, b"x"), now).unwrap();
+            }
+            (0..256).for_each(|_| progress.called());
         }
     }
 
@@ -308,6 +331,7 @@ mod tests {
             ] {
                 progress.read(&frame(kind, flags, 1, b"x"), now).unwrap();
             }
+            progress.called();
         }
     }
 
