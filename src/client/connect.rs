@@ -8,11 +8,12 @@ use std::{
     io,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::sleep};
 use tonic::body::Body;
 
 /// The running half of a connection: it has to be polled for calls to get anywhere, and it ends with the connection.
@@ -20,6 +21,8 @@ pub(super) type Connection = http2::Connection<TokioIo<UnixStream>, Body, TokioE
 /// The calling half of a connection.
 pub(super) type Sender = http2::SendRequest<Body>;
 
+/// How long to wait for a place in a full queue before asking again.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
 const ROOT: u32 = 0;
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
@@ -57,7 +60,7 @@ pub enum ConnectError {
     Refused,
 }
 
-/// Connects, judges who listens, and begins HTTP/2. Once only: there is nothing here that would try again.
+/// Connects, judges who listens, and begins HTTP/2. Once only: nothing here tries again what was refused.
 pub(super) async fn connect(path: &Path) -> Result<(Sender, Connection), ConnectError> {
     let unreachable = |cause| ConnectError::Unreachable {
         path: path.to_owned(),
@@ -67,7 +70,7 @@ pub(super) async fn connect(path: &Path) -> Result<(Sender, Connection), Connect
     if !std::fs::metadata(path).map_err(unreachable)?.file_type().is_socket() {
         return Err(ConnectError::NotASocket { path: path.to_owned() });
     }
-    let stream = UnixStream::connect(path).await.map_err(unreachable)?;
+    let stream = queue_up(path).await.map_err(unreachable)?;
     let listener = stream.peer_cred().map_err(unreachable)?.uid();
     let own = rustix::process::geteuid().as_raw();
     if !may_listen(listener, own, &Directory::of(path).map_err(unreachable)?) {
@@ -83,6 +86,17 @@ pub(super) async fn connect(path: &Path) -> Result<(Sender, Connection), Connect
             tracing::debug!(%error, "HTTP/2 could not begin");
             ConnectError::Refused
         })
+}
+
+/// Somebody listens, but has let in fewer than came: the broker is busy, or another client makes it so. Like a connect
+/// that blocks, this waits for a place; the request's own limit ends it.
+async fn queue_up(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(full) if full.kind() == io::ErrorKind::WouldBlock => sleep(FULL_PAUSE).await,
+            done => return done,
+        }
+    }
 }
 
 /// What decides who could have put a socket into a directory.

@@ -36,7 +36,8 @@
 //! - **No version in common.** Every further call fails with [`Error::UnknownVersion`], for good.
 //! - **Nobody used it for 5 minutes.** Then it is closed, and the next call makes a new one.
 //!
-//! That nobody listens is [`Error::CannotConnect`], and the next call looks again. A request that is not answered within
+//! That nobody listens is [`Error::CannotConnect`], and the next call looks again; a broker that is there and has no room
+//! at the moment is waited for. A request that is not answered within
 //! 30 s fails with [`Error::DeadlineExceeded`]; the connection stays.
 //!
 //! Before anything is sent, the listener's uid is looked at: it has to be this process's own, root, or the owner of the

@@ -157,3 +157,67 @@ async fn one_who_accepts_and_says_nothing_costs_a_request_its_time_and_no_more()
     assert!(matches!(late, Error::DeadlineExceeded(_)), "{late:?}");
     assert!(late.to_string().contains("0.2 s"), "{late}");
 }
+
+/// More came than the broker has let in: that is no sandbox that was started wrong, but one to wait for.
+#[tokio::test]
+async fn a_full_queue_is_waited_for() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+    let dir = TempDir::with_prefix("cb").unwrap();
+    let path = dir.path().join("sock");
+    let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    bind(&listener, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    listen(&listener, 1).unwrap();
+    let mut queue = Vec::new();
+    let full = loop {
+        match tokio::net::UnixStream::connect(&path).await {
+            Ok(stream) => queue.push(stream),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), std::io::ErrorKind::WouldBlock);
+    let store = ProxyTokenStore::builder(&path)
+        .request_timeout(Duration::from_millis(300))
+        .build()
+        .unwrap();
+    let late = store.get_token(&github(), Duration::ZERO).await.unwrap_err();
+    assert!(matches!(late, Error::DeadlineExceeded(_)), "{late:?}");
+
+    // It gets its turn: with all that were before it taken out, it is the one who is hung up on.
+    let store = ProxyTokenStore::new(&path, None).unwrap();
+    let waits = tokio::spawn(async move { store.get_token(&github(), Duration::ZERO).await });
+    let listener = UnixListener::from(listener);
+    let before = queue.len();
+    tokio::task::spawn_blocking(move || (0..=before).for_each(|_| drop(listener.accept().unwrap())))
+        .await
+        .unwrap();
+    let turned = waits.await.unwrap().unwrap_err();
+    assert!(
+        matches!(turned, Error::CannotConnect(ConnectError::Refused)),
+        "{turned:?}"
+    );
+}
+
+/// What holds where nothing else is asked for.
+#[tokio::test(start_paused = true)]
+async fn a_request_has_30_s_and_an_idle_connection_5_minutes() {
+    let mut broker = Scripted::start(Script {
+        slow: Duration::from_secs(3600),
+        ..Script::default()
+    });
+    let store = ProxyTokenStore::new(broker.socket(), None).unwrap();
+    store.server_info().await.unwrap();
+    let start = tokio::time::Instant::now();
+    let late = store.get_token(&github(), Duration::ZERO).await.unwrap_err();
+    assert!(matches!(late, Error::DeadlineExceeded(_)), "{late:?}");
+    assert_eq!(start.elapsed().as_secs(), 30);
+
+    let idle = tokio::time::Instant::now();
+    store.remove_token(&github()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(299)).await;
+    store.remove_token(&github()).await.unwrap();
+    assert_eq!(broker.seen.accepted(), 1);
+    let closed = broker.closed().await;
+    assert_eq!((closed - idle).as_secs(), 299 + 300);
+    store.remove_token(&github()).await.unwrap();
+    assert_eq!(broker.seen.accepted(), 2);
+}

@@ -97,6 +97,12 @@ impl Scripted {
             .unwrap();
     }
 
+    /// When the last connection is closed, however long that takes.
+    pub(crate) async fn closed(&mut self) -> tokio::time::Instant {
+        self.open.wait_for(|open| *open == 0).await.unwrap();
+        tokio::time::Instant::now()
+    }
+
     /// Cuts every connection and accepts no more, as kill -9 would. The socket's file stays.
     pub(crate) fn cut(&self) {
         self.accepting.abort();
