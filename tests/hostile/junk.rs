@@ -1,34 +1,41 @@
 //! What is no gRPC, and what is no HTTP/2.
 
-use tokio::time::Instant;
+use tokio::{net::UnixStream, time::Instant};
 
 use crate::{
     siege::{Load, seconds, siege},
     wire::*,
 };
 
+/// Each is answered as HTTP has it, also those over the rate, and the connection goes on.
 #[tokio::test]
 async fn wrong_content_type() {
     siege("wrong content type", Load::Busy, |socket| async move {
         let until = Instant::now() + seconds();
         let mut refused = 0;
         while Instant::now() < until {
-            let mut raw = Raw::open(&socket).await;
-            for at in 0..100 {
-                let block = block(GET_TOKEN, &[("content-type", "text/html")]);
-                let flags = END_HEADERS | END_STREAM;
-                raw.send(&frame(HEADERS, flags, 2 * at + 1, &block)).await.unwrap();
+            let stream = UnixStream::connect(&socket).await.unwrap();
+            let (mut client, connection) = h2::client::handshake(stream).await.unwrap();
+            let driver = tokio::spawn(connection);
+            let mut answers = Vec::new();
+            for content_type in ["text/html", "application/grpc-web", "application/json", ""].repeat(35) {
+                let request = http::Request::post(format!("http://localhost{GET_TOKEN}"))
+                    .header("content-type", content_type)
+                    .body(())
+                    .unwrap();
+                client = client.ready().await.unwrap();
+                answers.push(client.send_request(request, true).unwrap().0);
             }
-            while refused % 100 < 99 {
-                let frame = raw.receive().await.unwrap();
-                if frame.kind == HEADERS {
-                    // 415, as a literal behind the name of the static table or with Huffman coding.
-                    refused += 1;
-                }
+            for answer in answers {
+                let answer = answer.await.unwrap();
+                assert_eq!(answer.status(), http::StatusCode::UNSUPPORTED_MEDIA_TYPE);
+                assert!(!answer.headers().contains_key("grpc-status"));
+                refused += 1;
             }
-            refused += 1;
+            drop(client);
+            driver.abort();
         }
-        assert!(refused >= 100);
+        assert!(refused >= 140);
     })
     .await;
 }

@@ -37,6 +37,11 @@ pub(crate) fn seconds() -> Duration {
     Duration::from_secs(asked.unwrap_or(2))
 }
 
+/// For an attack that burns time outside of a [`siege`].
+pub(crate) async fn alone() -> tokio::sync::RwLockWriteGuard<'static, ()> {
+    ROOM.write().await
+}
+
 /// Attacks a broker, and checks what has to hold.
 pub(crate) async fn siege<F>(name: &str, load: Load, attack: impl FnOnce(PathBuf) -> F)
 where
@@ -94,7 +99,7 @@ where
 }
 
 /// Waits for the descriptors to be given back, for as long as the slowest limit lets one be held.
-async fn come_back(broker: &Broker, at_rest: Held) -> Held {
+pub(crate) async fn come_back(broker: &Broker, at_rest: Held) -> Held {
     let start = Instant::now();
     loop {
         let held = broker.held();
@@ -106,7 +111,7 @@ async fn come_back(broker: &Broker, at_rest: Held) -> Held {
 }
 
 impl Held {
-    fn max(self, other: Self) -> Self {
+    pub(crate) fn max(self, other: Self) -> Self {
         Self {
             kib: self.kib.max(other.kib),
             descriptors: self.descriptors.max(other.descriptors),

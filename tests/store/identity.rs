@@ -157,6 +157,19 @@ async fn a_command_that_fails_locks_the_store_and_is_not_run_by_every_read() {
     assert_all_locked(&root, IdentitySource::Command("echo s3cret".to_owned()), "on line 1").await;
 }
 
+/// A store call has 15 s, whatever it waits for.
+#[tokio::test]
+async fn a_command_that_hangs_costs_a_call_15_s() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    filled(&root).await;
+    let store = open_with(&root, IdentitySource::Command("exec sleep 100".to_owned()));
+    let start = tokio::time::Instant::now();
+    assert_locked(get(&store, &key("a", "b")).await, "did not come within 15 s");
+    let took = start.elapsed().as_secs_f64();
+    assert!((14.9..17.0).contains(&took), "{took}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_is_run_once_and_its_result_is_kept() {
     let directory = tempfile::tempdir().unwrap();

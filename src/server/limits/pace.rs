@@ -70,3 +70,82 @@ impl<B: Body<Data = Bytes>> Body for Paced<B> {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, convert::Infallible, future::poll_fn};
+
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::server::limits::{Limits, STREAMED_BURST, STREAMED_PER_SECOND};
+
+    /// Frames that are all there.
+    struct Frames(VecDeque<Frame<Bytes>>);
+
+    impl Body for Frames {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(Ok))
+        }
+    }
+
+    fn frames(lengths: &[usize]) -> Frames {
+        let data = |length: &usize| Frame::data(Bytes::from(vec![0; *length]));
+        Frames(lengths.iter().map(data).collect())
+    }
+
+    /// When each frame came out, in milliseconds.
+    async fn read<B: Body>(body: B) -> Vec<u128> {
+        let start = Instant::now();
+        let mut body = std::pin::pin!(body);
+        let mut came = Vec::new();
+        while poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_some() {
+            came.push(start.elapsed().as_millis());
+        }
+        came
+    }
+
+    fn connection() -> Arc<Connection> {
+        Connection::new(None, &Limits::default(), watch::channel(false).1)
+    }
+
+    const SECOND: usize = STREAMED_PER_SECOND as usize;
+    const BURST: usize = SECOND * STREAMED_BURST.as_secs() as usize;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_at_once_and_the_rest_at_the_pace() {
+        let body = Paced::new(frames(&[BURST, SECOND, SECOND / 2, 0, 1]), connection());
+        let came = read(body).await;
+        // What goes beyond the burst is paid for before the next is looked at; what is empty costs nothing.
+        assert_eq!(came.len(), 5);
+        for (came, want) in came.into_iter().zip([0, 0, 1000, 1500, 1500]) {
+            assert!(came.abs_diff(want) <= 2, "{came} {want}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_streams_of_a_connection_share_the_pace_and_another_connection_has_its_own() {
+        let shared = connection();
+        let streams = [(); 2].map(|()| Paced::new(frames(&[BURST, SECOND, 1]), Arc::clone(&shared)));
+        let [one, two] = streams.map(|body| tokio::spawn(read(body)));
+        let alone = tokio::spawn(read(Paced::new(frames(&[BURST, SECOND, 1]), connection())));
+        let last = |came: Vec<u128>| *came.last().unwrap();
+        let (one, two) = (last(one.await.unwrap()), last(two.await.unwrap()));
+        // Twice the burst and two seconds' worth are 6 s; 2 of them are free.
+        assert!(one.max(two).abs_diff(4000) <= 3, "{one} {two}");
+        assert!(last(alone.await.unwrap()).abs_diff(1000) <= 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trailers_cost_nothing() {
+        let mut body = frames(&[BURST]);
+        body.0.push_back(Frame::trailers(http::HeaderMap::new()));
+        assert_eq!(read(Paced::new(body, connection())).await, [0, 0]);
+    }
+}
