@@ -31,6 +31,43 @@ async fn no_window() {
     .await;
 }
 
+/// The answer is the whole .proto file.
+fn ask() -> Vec<u8> {
+    let symbol = b"credbroker.v1.CredentialBroker";
+    let mut ask = vec![0, 0, 0, 0, 2 + symbol.len() as u8, 0x22, symbol.len() as u8];
+    ask.extend(symbol);
+    ask
+}
+
+/// On each of some connections as many streams as it may have, each of which asks for much: room for everything, and
+/// nothing is read.
+#[tokio::test]
+async fn a_hoard_behind_a_full_socket() {
+    siege("hoard of streams", Load::Busy, |socket| async move {
+        let mut all = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            let socket = socket.clone();
+            all.spawn(async move {
+                let mut raw = Raw::open_with(&socket, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
+                let room = (0x7fff_ffff_u32 - 0xffff).to_be_bytes();
+                raw.send(&frame(WINDOW_UPDATE, 0, 0, &room)).await.unwrap();
+                for stream in 0..64 {
+                    let opening = headers(2 * stream + 1, REFLECTION);
+                    let asks = frame(DATA, 0, 2 * stream + 1, &ask()).repeat(7);
+                    if raw.send(&[opening, asks].concat()).await.is_err() {
+                        break;
+                    }
+                    // No faster than the rate of companions.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                raw
+            });
+        }
+        all.join_all().await;
+    })
+    .await;
+}
+
 /// Reads nothing, grants all the room there is, and asks for much.
 #[tokio::test]
 async fn nothing_read() {
@@ -43,11 +80,7 @@ async fn nothing_read() {
                 let room = (0x7fff_ffff_u32 - 0xffff).to_be_bytes();
                 raw.send(&frame(WINDOW_UPDATE, 0, 0, &room)).await.unwrap();
                 raw.send(&headers(1, REFLECTION)).await.unwrap();
-                // The answer to each is the whole .proto file.
-                let symbol = b"credbroker.v1.CredentialBroker";
-                let mut ask = vec![0, 0, 0, 0, 2 + symbol.len() as u8, 0x22, symbol.len() as u8];
-                ask.extend(symbol);
-                let ask = frame(DATA, 0, 1, &ask);
+                let ask = frame(DATA, 0, 1, &ask());
                 let start = Instant::now();
                 while raw.send(&ask).await.is_ok() {
                     tokio::time::sleep(Duration::from_millis(50)).await;

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -48,6 +48,8 @@ impl http_body::Body for Answer {
         }
         // Asked again, hyper has got rid of the message before.
         this.call.taken();
+        // `h2` would take 64 KiB more for each stream, however long the peer has read nothing.
+        ready!(this.call.poll_room(cx));
         let frame = this.body.poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &frame
             && frame.is_data()

@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -66,6 +66,8 @@ pub(in crate::server) struct Connection {
     cut: Mutex<Option<Cut>>,
     /// Something may have become due that the connection's task does not wait for yet.
     news: Notify,
+    /// The streams that wait for the socket.
+    waiting: Mutex<Vec<Waker>>,
 }
 
 #[derive(Debug)]
@@ -103,6 +105,7 @@ impl Connection {
             }),
             cut: Mutex::new(None),
             news: Notify::new(),
+            waiting: Mutex::default(),
         })
     }
 
@@ -167,6 +170,18 @@ impl Connection {
     pub(super) fn streamed(&self, octets: usize) -> Duration {
         let octets = u32::try_from(octets).unwrap_or(u32::MAX);
         self.calls().streamed.spend(octets, Instant::now())
+    }
+
+    /// All that there was to write has been written.
+    pub(super) fn flushed(&self) {
+        self.progress().flushed();
+        for waker in self.waiting().drain(..) {
+            waker.wake();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the connection ended, for the first reason that is given.
@@ -271,6 +286,19 @@ impl OpenCall {
     pub(super) fn taken(&self) {
         self.connection.calls().untaken.remove(&self.id);
     }
+
+    /// Whether the socket takes more: not before what was written to it is through.
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // Held while it is looked at, so that no wakeup is missed.
+        let mut waiting = self.connection.waiting();
+        if !self.connection.progress().is_full() {
+            return Poll::Ready(());
+        }
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
 }
 
 impl Drop for OpenCall {
@@ -354,6 +382,18 @@ mod tests {
             () = waits => unreachable!(),
         };
         assert_eq!((after, cut), (20 + 27 + 10, Cut::Starved));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_waits_for_the_socket() {
+        let (connection, _place, _stop) = connection();
+        let call = connection.open_call();
+        let room = || poll_fn(|cx| call.poll_room(cx));
+        room().await;
+        connection.progress().full(Instant::now());
+        let day = Duration::from_secs(86_400);
+        assert!(tokio::time::timeout(day, room()).await.is_err());
+        let ((), ()) = tokio::join!(room(), async { connection.flushed() });
     }
 
     #[tokio::test(start_paused = true)]

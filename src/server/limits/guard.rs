@@ -89,7 +89,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // `h2` flushes the stream once it has written all it had.
-        self.connection.progress().flushed();
+        self.connection.flushed();
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 

@@ -36,7 +36,7 @@
 //! | DATA that nobody reads | the windows | time of a request |
 //! | SETTINGS, PING | answers each, one at a time, for ever: no memory, but a core | frames a second |
 //! | PRIORITY, WINDOW_UPDATE, unknown frames | reads them for ever: no memory, but a core | frames a second |
-//! | answers that nobody reads | holds them for ever | time of an answer, time of a blocked socket |
+//! | answers that nobody reads | holds them for ever, 64 KiB and a message for each stream | time of an answer, time of a blocked socket; no stream goes on while it is blocked |
 //! | no frame at all, half a frame | waits for ever | time of the first SETTINGS and of a frame |
 //!
 //! It judges no capability and no policy, and never looks into a header block or a message.

@@ -154,6 +154,11 @@ impl Progress {
         });
     }
 
+    /// Whether the socket takes no more.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.is_some()
+    }
+
     /// All there was to write has been written.
     pub(super) fn flushed(&mut self) {
         self.full = None;
