@@ -1,12 +1,10 @@
 //! What belongs to one connection for as long as it lives.
 
 use std::{
-    collections::BTreeMap,
     future::poll_fn,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
-    time::Duration,
+    task::Poll,
 };
 
 use tokio::{
@@ -14,11 +12,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    HANDSHAKE, Limits, STREAMED_BURST, STREAMED_PER_SECOND, allowance::Allowance, crowd::Place, progress::Progress,
-    rates::ConnectionRates,
-};
-use crate::{broker::Error, server::peer::Peer};
+use super::{HANDSHAKE, Limits, calls::Calls, crowd::Place, progress::Progress, rates::ConnectionRates};
+use crate::server::peer::Peer;
 
 /// Why the broker ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,29 +54,14 @@ pub(in crate::server) struct Connection {
     peer: Option<Peer>,
     accepted: Instant,
     rates: ConnectionRates,
-    streams: usize,
+    /// How many streaming calls it may have.
+    pub(super) streams: usize,
     stopping: watch::Receiver<bool>,
     progress: Mutex<Progress>,
     calls: Mutex<Calls>,
     cut: Mutex<Option<Cut>>,
     /// Something may have become due that the connection's task does not wait for yet.
-    news: Notify,
-    /// The streams that wait for the socket.
-    waiting: Mutex<Vec<Waker>>,
-}
-
-#[derive(Debug)]
-struct Calls {
-    open: usize,
-    /// Since when none is open, if none is.
-    idle_since: Instant,
-    streams: usize,
-    streamed: Allowance,
-    next: u64,
-    /// When what is there of an answer must have been taken, by call.
-    untaken: BTreeMap<u64, Instant>,
-    /// No later than the earliest of these, so that it is looked for only when it could be due.
-    earliest: Option<Instant>,
+    pub(super) news: Notify,
 }
 
 impl Connection {
@@ -94,18 +74,9 @@ impl Connection {
             streams: limits.streams.get() as usize,
             stopping,
             progress: Mutex::new(Progress::new(now, limits.frames_per_second())),
-            calls: Mutex::new(Calls {
-                open: 0,
-                idle_since: now,
-                streams: 0,
-                streamed: Allowance::new(now, STREAMED_PER_SECOND, STREAMED_BURST),
-                next: 0,
-                untaken: BTreeMap::new(),
-                earliest: None,
-            }),
+            calls: Mutex::new(Calls::new(now)),
             cut: Mutex::new(None),
             news: Notify::new(),
-            waiting: Mutex::default(),
         })
     }
 
@@ -123,8 +94,7 @@ impl Connection {
 
     /// Since when it has no open call; `None`: it has one.
     pub(super) fn idle_since(&self) -> Option<Instant> {
-        let calls = self.calls();
-        (calls.open == 0).then_some(calls.idle_since)
+        self.calls().idle_since()
     }
 
     /// Whether the first SETTINGS has come.
@@ -141,47 +111,12 @@ impl Connection {
         }
     }
 
-    /// A call begins.
-    pub(in crate::server) fn open_call(self: &Arc<Self>) -> OpenCall {
-        self.progress().called();
-        let mut calls = self.calls();
-        calls.open += 1;
-        calls.next += 1;
-        OpenCall {
-            connection: Arc::clone(self),
-            id: calls.next,
-        }
-    }
-
-    /// A streaming call begins.
-    ///
-    /// # Errors
-    /// [`Error::TooManyStreams`].
-    pub(in crate::server) fn open_stream(self: &Arc<Self>) -> Result<OpenStream, Error> {
-        let mut calls = self.calls();
-        if calls.streams >= self.streams {
-            return Err(Error::TooManyStreams { limit: self.streams });
-        }
-        calls.streams += 1;
-        Ok(OpenStream(Arc::clone(self)))
-    }
-
-    /// So many octets came in on a stream; returns how long to wait with the next.
-    pub(super) fn streamed(&self, octets: usize) -> Duration {
-        let octets = u32::try_from(octets).unwrap_or(u32::MAX);
-        self.calls().streamed.spend(octets, Instant::now())
-    }
-
     /// All that there was to write has been written.
     pub(super) fn flushed(&self) {
-        self.progress().flushed();
-        for waker in self.waiting().drain(..) {
-            waker.wake();
+        // Nobody waits for a socket that was not full.
+        if self.progress().flushed() {
+            self.wake_streams();
         }
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the connection ended, for the first reason that is given.
@@ -244,7 +179,7 @@ impl Connection {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn calls(&self) -> MutexGuard<'_, Calls> {
+    pub(super) fn calls(&self) -> MutexGuard<'_, Calls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -253,78 +188,12 @@ impl Connection {
     }
 }
 
-impl Calls {
-    /// When the first answer is overdue.
-    fn due(&mut self, now: Instant) -> Option<Instant> {
-        if self.earliest.is_some_and(|earliest| earliest <= now) {
-            self.earliest = self.untaken.values().min().copied();
-        }
-        self.earliest
-    }
-}
-
-/// An open call of a connection, until it is dropped.
-pub(in crate::server) struct OpenCall {
-    connection: Arc<Connection>,
-    id: u64,
-}
-
-impl OpenCall {
-    /// Something is there for the peer, who has so much time to take it.
-    pub(super) fn offered(&self, time: Duration) {
-        let at = Instant::now() + time;
-        let mut calls = self.connection.calls();
-        calls.untaken.insert(self.id, at);
-        if calls.earliest.is_none_or(|earliest| at < earliest) {
-            calls.earliest = Some(at);
-            drop(calls);
-            self.connection.news.notify_one();
-        }
-    }
-
-    /// The peer has taken it.
-    pub(super) fn taken(&self) {
-        self.connection.calls().untaken.remove(&self.id);
-    }
-
-    /// Whether the socket takes more: not before what was written to it is through.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // Held while it is looked at, so that no wakeup is missed.
-        let mut waiting = self.connection.waiting();
-        if !self.connection.progress().is_full() {
-            return Poll::Ready(());
-        }
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for OpenCall {
-    fn drop(&mut self) {
-        let mut calls = self.connection.calls();
-        calls.untaken.remove(&self.id);
-        calls.open -= 1;
-        if calls.open == 0 {
-            calls.idle_since = Instant::now();
-        }
-    }
-}
-
-/// An open streaming call of a connection, until it is dropped.
-pub(in crate::server) struct OpenStream(Arc<Connection>);
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.0.calls().streams -= 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::server::limits::{Crowd, STREAM_MESSAGE, UNARY_ANSWER};
+    use crate::server::limits::Crowd;
 
     fn connection() -> (Arc<Connection>, Place, watch::Sender<bool>) {
         let limits = Limits::default();
@@ -358,54 +227,6 @@ mod tests {
         settle(&connection);
         let day = Duration::from_secs(86_400);
         assert!(tokio::time::timeout(day, connection.ends(&place)).await.is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_not_taken_ends_the_connection() {
-        let (connection, place, _stop) = connection();
-        settle(&connection);
-        let (unary, stream) = (connection.open_call(), connection.open_call());
-        stream.offered(STREAM_MESSAGE);
-        let waits = async {
-            tokio::time::sleep(Duration::from_secs(20)).await;
-            // Taken in time, and again: no reason to end.
-            for _ in 0..3 {
-                unary.offered(UNARY_ANSWER);
-                tokio::time::sleep(Duration::from_secs(9)).await;
-                unary.taken();
-            }
-            unary.offered(UNARY_ANSWER);
-            std::future::pending::<()>().await;
-        };
-        let ((after, cut), ()) = tokio::select! {
-            ended = ends_after(&connection, &place) => (ended, ()),
-            () = waits => unreachable!(),
-        };
-        assert_eq!((after, cut), (20 + 27 + 10, Cut::Starved));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_stream_waits_for_the_socket() {
-        let (connection, _place, _stop) = connection();
-        let call = connection.open_call();
-        let room = || poll_fn(|cx| call.poll_room(cx));
-        room().await;
-        connection.progress().full(Instant::now());
-        let day = Duration::from_secs(86_400);
-        assert!(tokio::time::timeout(day, room()).await.is_err());
-        let ((), ()) = tokio::join!(room(), async { connection.flushed() });
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_65th_stream_is_one_too_many_until_another_ends() {
-        let (connection, _place, _stop) = connection();
-        let mut open: Vec<_> = (0..64).map(|_| connection.open_stream().unwrap()).collect();
-        assert!(matches!(
-            connection.open_stream(),
-            Err(Error::TooManyStreams { limit: 64 })
-        ));
-        open.pop();
-        assert!(connection.open_stream().is_ok());
     }
 
     #[tokio::test(start_paused = true)]

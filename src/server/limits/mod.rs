@@ -11,11 +11,12 @@
 //! | `frames` | where the frames of a connection begin and end |
 //! | `progress` | how long a peer takes over what it sends and reads, and how often it says nothing; no I/O |
 //! | `guard` | the adapter around the accepted stream that feeds `progress` |
-//! | `connection` | what belongs to one connection: its rates, its open calls, why it has to end |
+//! | `connection` | what belongs to one connection: its rates, its calls, why it has to end |
+//! | `calls` | the open calls of a connection, and what is there for the peer and not sent |
 //! | `arrival` | the body of a unary request, which has to arrive in time |
 //! | `pace` | the body of a streaming request, which is read no faster than one client's share |
 //! | `allowance` | so much a second |
-//! | `answer` | the body of an answer: tells how long the peer leaves it untouched |
+//! | `answer` | the body of an answer: tells how long `h2` holds each part of it |
 //!
 //! What is one call's is answered with a reason (`RATE_LIMITED`, `TOO_MANY_STREAMS`, `DEADLINE_EXCEEDED`). What is the
 //! connection's ends it with GOAWAY: `ENHANCE_YOUR_CALM`, a word why, and the last stream that was looked at, so that a
@@ -36,7 +37,7 @@
 //! | DATA that nobody reads | the windows | time of a request |
 //! | SETTINGS, PING | answers each, one at a time, for ever: no memory, but a core | frames a second |
 //! | PRIORITY, WINDOW_UPDATE, unknown frames | reads them for ever: no memory, but a core | frames a second |
-//! | answers that nobody reads | holds them for ever, 64 KiB and a message for each stream | time of an answer, time of a blocked socket; no stream goes on while it is blocked |
+//! | answers that nobody reads | holds them for ever, 64 KiB and a message for each stream, from the first octet of room on | time until the last octet is written, time of a blocked socket; a stream goes on only when what it said before is gone |
 //! | no frame at all, half a frame | waits for ever | time of the first SETTINGS and of a frame |
 //!
 //! It judges no capability and no policy, and never looks into a header block or a message.
@@ -44,6 +45,7 @@
 mod allowance;
 mod answer;
 mod arrival;
+mod calls;
 mod connection;
 mod crowd;
 mod frames;
@@ -57,7 +59,8 @@ use std::{num::NonZeroU32, time::Duration};
 pub(super) use self::{
     answer::Answer,
     arrival::Arriving,
-    connection::{Connection, Cut, OpenCall, OpenStream},
+    calls::{OpenCall, OpenStream},
+    connection::{Connection, Cut},
     crowd::{Crowd, Place},
     guard::Guarded,
     pace::Paced,
@@ -70,12 +73,15 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const FRAME: Duration = Duration::from_secs(5);
 /// From HEADERS to END_STREAM of a unary request.
 pub(super) const REQUEST: Duration = Duration::from_secs(5);
-/// From a unary answer being there to the peer having granted room for all of it; it is at most 64 KiB, and every stock
-/// client grants as much from the beginning.
+/// From a unary answer being there to `h2` having written the last octet of it; it is at most 64 KiB, and every stock
+/// client grants room for as much from the beginning.
 const UNARY_ANSWER: Duration = Duration::from_secs(10);
-/// How long a message of a stream may wait for room. Longer, because a slow reader of a stream is legitimate: it gets
-/// the newest state when it comes back. But not for ever, because the message is held.
+/// The same for what is there of a stream. Longer, because a slow reader of a stream is legitimate: it gets the newest
+/// state when it comes back. But not for ever, because it is held.
 const STREAM_MESSAGE: Duration = Duration::from_secs(60);
+/// With so many octets of answers unsent on a connection, its streams are asked for no more. One that has something
+/// unsent of its own is not, either.
+const UNSENT: usize = 64 * 1024;
 /// How long a socket may stay full while the peer reads less than [`UNREAD_PROGRESS`].
 const UNREAD: Duration = Duration::from_secs(10);
 const UNREAD_PROGRESS: usize = 64 * 1024;

@@ -159,9 +159,9 @@ impl Progress {
         self.full.is_some()
     }
 
-    /// All there was to write has been written.
-    pub(super) fn flushed(&mut self) {
-        self.full = None;
+    /// All there was to write has been written. Says whether the socket was full before.
+    pub(super) fn flushed(&mut self) -> bool {
+        self.full.take().is_some()
     }
 
     /// When something is overdue, and what.
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(progress.due(), due(11.0));
         progress.wrote(&vec![0; UNREAD_PROGRESS], at(5.0));
         assert_eq!(progress.due(), due(15.0));
-        progress.flushed();
+        assert!(progress.flushed() && !progress.flushed());
         assert_eq!(progress.due(), None);
     }
 
