@@ -131,6 +131,26 @@ impl Blocks {
         Ok(Octet::Other)
     }
 
+    /// How many octets come next that are a value of which nothing has to be known, at most its length. To be passed by
+    /// [`Blocks::pass`], or one by one.
+    pub(super) fn passable(&self) -> u32 {
+        // Of a value that enters the table its decoded length counts, which is its own only without Huffman coding.
+        let known = !self.field.indexed || self.text.huffman.is_none();
+        match self.step {
+            Step::Text(Part::Value) if known && !self.field.name.is_authority => self.text.left,
+            _ => 0,
+        }
+    }
+
+    /// Takes so many of the octets that are [`Blocks::passable`].
+    pub(super) fn pass(&mut self, count: u32) {
+        self.field.value_length += count;
+        self.text.left -= count;
+        if self.text.left == 0 {
+            self.end_field();
+        }
+    }
+
     /// Ends the header block, which must not be in the middle of a field.
     pub(super) fn end(&self) -> Result<(), Malformed> {
         if matches!(self.step, Step::Representation) {
@@ -291,6 +311,46 @@ mod tests {
             // By index from then on.
             assert_eq!(feed(&mut blocks, b"\x7e\x02/b"), Ok(due), "{name}");
         }
+    }
+
+    /// Whoever passes what is passable gets the same table as who looks at every octet.
+    #[test]
+    fn a_passed_value_counts_like_one_that_was_looked_at() {
+        let coded = huffman::encode(&[b'0'; 40]).unwrap();
+        let coded = [&[0x80 | coded.len() as u8], coded.as_slice()].concat();
+        // Not into the table: raw and coded. Into it: raw, and coded, of which the length has to be known.
+        let fields: [(u8, &[u8], bool); 4] = [
+            (0x00, b"\x03abc", true),
+            (0x00, &coded, true),
+            (0x40, b"\x03abc", true),
+            (0x40, &coded, false),
+        ];
+        for (first, value, passable) in fields {
+            let block = [&[first, 1, b'k'], value].concat();
+            let mut slow = Blocks::new();
+            assert_eq!(feed(&mut slow, &block), Ok(0));
+            let mut quick = Blocks::new();
+            for octet in &block[..4] {
+                quick.octet(*octet).unwrap();
+            }
+            let rest = block.len() as u32 - 4;
+            assert_eq!(
+                quick.passable(),
+                if passable { rest } else { 0 },
+                "{first:#x} {value:?}"
+            );
+            if passable {
+                quick.pass(1);
+                quick.pass(rest - 1);
+                assert!(quick.end().is_ok());
+                assert_eq!(format!("{:?}", quick.table), format!("{:?}", slow.table));
+            }
+        }
+        // A value of `:authority` is looked at.
+        let mut blocks = Blocks::new();
+        assert_eq!(feed(&mut blocks, b"\x01"), Err(Malformed));
+        blocks.octet(2).unwrap();
+        assert_eq!(blocks.passable(), 0);
     }
 
     /// An entry is as large as its decoded value: 128 octets of Huffman coding are 204 zeros.

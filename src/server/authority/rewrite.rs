@@ -71,7 +71,15 @@ impl Walk {
                 Piece::Other(count) => at += count,
                 Piece::EndOfBlock => self.blocks.end()?,
                 Piece::Fragment(count) => {
-                    for place in at..at + count {
+                    let end = at + count;
+                    let mut place = at;
+                    while place < end {
+                        let passable = (self.blocks.passable() as usize).min(end - place);
+                        if passable > 0 {
+                            self.blocks.pass(passable as u32);
+                            place += passable;
+                            continue;
+                        }
                         let octet = data.get(place).copied().ok_or(Malformed)?;
                         if let Octet::Authority { huffman, length, left } = self.blocks.octet(octet)? {
                             if left + 1 == length && length as usize <= MAX_VALUE {
@@ -82,8 +90,9 @@ impl Walk {
                             }
                             self.collect(data, start, place, huffman, left == 0);
                         }
+                        place += 1;
                     }
-                    at += count;
+                    at = end;
                 }
             }
         }
