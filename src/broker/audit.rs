@@ -1,77 +1,147 @@
 //! The record of what was asked: one JSON line per credential operation, without any secret.
 //!
-//! Calls hand their record to a bounded queue and never wait for the disk; one thread writes. What does not fit into the
-//! queue, or cannot be written, is counted and shown by `credbroker status`.
+//! Calls hand their record to a bounded queue and never wait for the disk; one thread writes. It writes the first record
+//! at once and then pauses, so that a busy broker wakes it some dozens of times a second and not with every call. What does
+//! not fit into the queue, or cannot be written, is counted and shown by `credbroker status`.
 
 use std::{
     io::Write,
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
+use jiff::Timestamp;
 use serde::Serialize;
-use tokio::sync::mpsc;
 
-/// How many records may wait for the disk: a second of calls at the highest rate of a socket, and some.
-const QUEUE: usize = 1024;
+use super::caller::{Named, Subject};
 
-/// One operation. The field order is the order in the line.
-#[derive(Debug, Clone, Serialize)]
+/// How many records may wait for the disk. At the highest rate that was ever measured, a disk may stand still for a
+/// quarter of a second; at the default rate of a socket, for half a minute.
+const QUEUE: usize = 16 * 1024;
+/// How long the writer leaves alone what comes after a write. The lines of that time go out together.
+const PAUSE: Duration = Duration::from_millis(20);
+/// So many records end the pause: what waits stays small, also when calls come fast.
+const PLENTY: usize = 2 * 1024;
+/// How many lines go out in one write.
+const LINES: usize = 256;
+
+/// One operation.
+#[derive(Debug, Clone)]
 pub struct Record {
-    /// RFC 3339, UTC.
-    pub time: String,
-    /// The principal: the sandbox's name.
-    pub sandbox: String,
+    /// When the call began.
+    pub time: Timestamp,
+    /// The principal: the sandbox's name. `None`: the call was refused before it was known.
+    pub sandbox: Option<Arc<str>>,
     /// The peer's uid, as the kernel told at accept.
     pub peer_uid: Option<u32>,
     /// The peer's pid, as the kernel told at accept.
     pub peer_pid: Option<i32>,
     /// The RPC method's name.
     pub operation: String,
-    /// The provider, if the call named one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub provider: Option<String>,
-    /// The bucket, if the call named one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bucket: Option<String>,
-    /// The API key's name, if the call named one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
+    /// What the call is about, as far as it said so.
+    pub subject: Option<Subject>,
     /// `ok`, `error` or `cancelled` (the caller went away before the answer).
     pub outcome: &'static str,
     /// The reason of an error.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// Takes records. Clones share the queue.
-#[derive(Debug, Clone)]
-pub struct Audit {
-    queue: mpsc::Sender<Message>,
-    counts: Arc<Counts>,
+/// What is written of a [`Record`]. The field order is the order in the line.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// RFC 3339, UTC.
+    time: Timestamp,
+    sandbox: &'a str,
+    peer_uid: Option<u32>,
+    peer_pid: Option<i32>,
+    operation: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bucket: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    outcome: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    lost: AtomicU64,
-    failed_calls: AtomicU64,
+impl<'a> From<&'a Record> for Line<'a> {
+    fn from(record: &'a Record) -> Self {
+        let (provider, bucket, key) = match record.subject.as_ref().and_then(Subject::named) {
+            Some(Named::Entry(key)) => (Some(key.provider.as_str()), Some(key.bucket.as_str()), None),
+            Some(Named::Provider(provider)) => (Some(provider.as_str()), None, None),
+            Some(Named::Key(name)) => (None, None, Some(name.as_str())),
+            None => (None, None, None),
+        };
+        Self {
+            time: record.time,
+            sandbox: record.sandbox.as_deref().unwrap_or_default(),
+            peer_uid: record.peer_uid,
+            peer_pid: record.peer_pid,
+            operation: &record.operation,
+            provider,
+            bucket,
+            key,
+            outcome: record.outcome,
+            reason: record.reason.as_deref(),
+        }
+    }
+}
+
+/// Takes records. Clones share the queue; with the last one the writer ends.
+#[derive(Debug, Clone)]
+pub struct Audit {
+    sender: Arc<Sender>,
 }
 
 /// The writer behind an [`Audit`]; [`AuditWriter::finish`] waits for the last line.
 #[derive(Debug)]
 pub struct AuditWriter {
-    queue: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-enum Message {
-    Record(Box<Record>),
-    /// Nothing comes behind this: the writer ends, even if some call that was cut off still holds an [`Audit`].
-    Finish,
+struct Sender(Arc<Shared>);
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.finish();
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// There is something for the writer to do before its pause is over.
+    wake: Condvar,
+    lost: AtomicU64,
+    failed_calls: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    records: Vec<Record>,
+    writer: Writer,
+    /// Nothing is taken any more: the writer ends, even if some call that was cut off still holds an [`Audit`]. What waits is
+    /// written before.
+    finished: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Writer {
+    /// Writes, or is about to look.
+    #[default]
+    Busy,
+    /// Waits for its pause to end, or for plenty.
+    Pauses,
+    /// Waits for the first record.
+    Waits,
 }
 
 impl Audit {
@@ -82,99 +152,143 @@ impl Audit {
     pub fn start<W: Write>(
         open: impl FnMut() -> std::io::Result<W> + Send + 'static,
     ) -> std::io::Result<(Self, AuditWriter)> {
-        let (queue, records) = mpsc::channel(QUEUE);
-        let counts = Arc::new(Counts::default());
-        let lost = Arc::clone(&counts);
+        let shared = Arc::new(Shared::default());
+        let of_writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("audit".into())
-            .spawn(move || write_all(records, open, &lost.lost))?;
+            .spawn(move || of_writer.write_all(open))?;
         let writer = AuditWriter {
-            queue: queue.clone(),
+            shared: Arc::clone(&shared),
             thread,
         };
-        Ok((Self { queue, counts }, writer))
+        let sender = Arc::new(Sender(shared));
+        Ok((Self { sender }, writer))
     }
 
-    /// Hands over a record. Never waits; a full queue loses the record and counts it.
+    /// Hands over a record. Never waits for the disk; a full queue loses the record and counts it.
     pub fn record(&self, record: Record) {
+        let shared = &*self.sender.0;
         if record.outcome != "ok" {
-            self.counts.failed_calls.fetch_add(1, Ordering::Relaxed);
+            shared.failed_calls.fetch_add(1, Ordering::Relaxed);
         }
-        if self.queue.try_send(Message::Record(Box::new(record))).is_err() {
-            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+        let mut queue = shared.queue();
+        if queue.finished || queue.records.len() >= QUEUE {
+            drop(queue);
+            shared.lost.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        queue.records.push(record);
+        let wanted = match queue.writer {
+            Writer::Busy => false,
+            Writer::Pauses => queue.records.len() == PLENTY,
+            Writer::Waits => true,
+        };
+        if wanted {
+            // Once is enough: whoever comes next need not wake it again.
+            queue.writer = Writer::Busy;
+            drop(queue);
+            shared.wake.notify_one();
         }
     }
 
     /// Records that were lost since the start.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.counts.lost.load(Ordering::Relaxed)
+        self.sender.0.lost.load(Ordering::Relaxed)
     }
 
     /// Calls that did not end with `ok`.
     #[must_use]
     pub fn failed_calls(&self) -> u64 {
-        self.counts.failed_calls.load(Ordering::Relaxed)
+        self.sender.0.failed_calls.load(Ordering::Relaxed)
     }
 }
 
 impl AuditWriter {
     /// Waits until everything handed over so far is written. Blocks.
     pub fn finish(self) {
-        // If the queue is closed, the writer has ended already.
-        let _ = self.queue.blocking_send(Message::Finish);
+        self.shared.finish();
         if self.thread.join().is_err() {
             tracing::error!("the audit writer panicked; its last lines may be missing");
         }
     }
 }
 
-fn write_all<W: Write>(
-    mut messages: mpsc::Receiver<Message>,
-    mut open: impl FnMut() -> std::io::Result<W>,
-    lost: &AtomicU64,
-) {
-    let mut file: Option<W> = None;
-    while let Some(Message::Record(first)) = messages.blocking_recv() {
-        // Everything that waits goes out in one write.
-        let mut records = vec![first];
-        let mut finish = false;
-        while records.len() < QUEUE && !finish {
-            match messages.try_recv() {
-                Ok(Message::Record(record)) => records.push(record),
-                Ok(Message::Finish) => finish = true,
-                Err(_empty) => break,
-            }
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finish(&self) {
+        self.queue().finished = true;
+        self.wake.notify_one();
+    }
+
+    /// Puts what waits to be written into `records`, which is empty, as soon as there is something; `false`: nothing comes
+    /// any more. `pause`: to be left alone for a while before.
+    fn take(&self, records: &mut Vec<Record>, pause: bool) -> bool {
+        let mut queue = self.queue();
+        if pause {
+            queue.writer = Writer::Pauses;
+            let waited = self
+                .wake
+                .wait_timeout_while(queue, PAUSE, |queue| !queue.finished && queue.records.len() < PLENTY);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let written = lines(&records).and_then(|lines| match &mut file {
+        queue.writer = Writer::Waits;
+        let waited = self
+            .wake
+            .wait_while(queue, |queue| !queue.finished && queue.records.is_empty());
+        queue = waited.unwrap_or_else(PoisonError::into_inner);
+        queue.writer = Writer::Busy;
+        std::mem::swap(&mut queue.records, records);
+        !records.is_empty()
+    }
+
+    fn write_all<W: Write>(&self, mut open: impl FnMut() -> std::io::Result<W>) {
+        let mut file: Option<W> = None;
+        let mut records = Vec::new();
+        let mut pause = false;
+        while self.take(&mut records, pause) {
+            for records in records.chunks(LINES) {
+                self.write(records, &mut file, &mut open);
+            }
+            records.clear();
+            // What a rush has made large need not stay so.
+            records.shrink_to(LINES);
+            pause = true;
+        }
+    }
+
+    /// Writes some lines at once.
+    fn write<W: Write>(&self, records: &[Record], file: &mut Option<W>, open: &mut impl FnMut() -> std::io::Result<W>) {
+        let written = lines(records).and_then(|lines| match file {
             Some(file) => file.write_all(&lines),
             None => {
                 let mut opened = open()?;
                 opened.write_all(&lines)?;
-                file = Some(opened);
+                *file = Some(opened);
                 Ok(())
             }
         });
         if let Err(error) = written {
-            lost.fetch_add(u64::try_from(records.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            let lost = u64::try_from(records.len()).unwrap_or(u64::MAX);
+            self.lost.fetch_add(lost, Ordering::Relaxed);
             tracing::error!(
                 %error,
                 lines = records.len(),
                 "audit lines are lost: make room or mend the permissions of the audit directory"
             );
             // The next record tries again with a new file: the old one may end in half a line.
-            file = None;
-        }
-        if finish {
-            return;
+            *file = None;
         }
     }
 }
 
-fn lines(records: &[Box<Record>]) -> std::io::Result<Vec<u8>> {
+fn lines(records: &[Record]) -> std::io::Result<Vec<u8>> {
     let mut lines = Vec::with_capacity(256 * records.len());
     for record in records {
-        serde_json::to_writer(&mut lines, record)?;
+        serde_json::to_writer(&mut lines, &Line::from(record))?;
         lines.push(b'\n');
     }
     Ok(lines)
@@ -200,14 +314,12 @@ mod tests {
 
     fn record(operation: &str) -> Record {
         Record {
-            time: "2026-01-01T00:00:00Z".into(),
-            sandbox: "s".into(),
+            time: Timestamp::UNIX_EPOCH,
+            sandbox: Some("line\nbreak".into()),
             peer_uid: Some(1),
-            peer_pid: Some(2),
+            peer_pid: None,
             operation: operation.into(),
-            provider: None,
-            bucket: None,
-            key: Some("line\nbreak".into()),
+            subject: None,
             outcome: "ok",
             reason: None,
         }
@@ -253,6 +365,32 @@ mod tests {
         writer.finish();
         let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
         assert!(text.contains("second") && !text.contains("first"));
+    }
+
+    #[test]
+    fn what_does_not_fit_while_the_disk_stands_still_is_counted_and_the_rest_is_written() {
+        let sink = Sink::default();
+        let copy = sink.clone();
+        let (opening, opened) = std::sync::mpsc::channel();
+        let (go_on, stands_still) = std::sync::mpsc::channel::<()>();
+        let (audit, writer) = Audit::start(move || {
+            opening.send(()).unwrap();
+            stands_still.recv().unwrap();
+            Ok(copy.clone())
+        })
+        .unwrap();
+        audit.record(record("first"));
+        opened.recv().unwrap();
+        for _ in 0..QUEUE + 5 {
+            audit.record(record("more"));
+        }
+        assert_eq!(audit.lost(), 5);
+        go_on.send(()).unwrap();
+        writer.finish();
+        let lines = sink.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(lines, 1 + QUEUE);
+        audit.record(record("too late"));
+        assert_eq!(audit.lost(), 6);
     }
 
     #[test]

@@ -245,22 +245,20 @@ impl ConnectionLayers {
         if operation == "GetServerInfo" {
             return None;
         }
-        let (audit, clock) = self.layers.shared.record.clone()?;
+        let (audit, clock) = self.layers.shared.record.as_ref()?;
         let peer = self.connection.peer();
         let record = Record {
-            time: clock.now().wall.to_string(),
-            sandbox: String::new(),
+            time: clock.now().wall,
+            sandbox: None,
             peer_uid: peer.map(|peer| peer.uid),
             peer_pid: peer.and_then(|peer| peer.pid),
             // The name comes from the wire: it is bounded and escaped before it is written anywhere.
             operation: operation.chars().take(64).flat_map(char::escape_default).collect(),
-            provider: None,
-            bucket: None,
-            key: None,
+            subject: None,
             outcome: "cancelled",
             reason: None,
         };
-        Some(Recorded::new(audit, record))
+        Some(Recorded::new(audit.clone(), record))
     }
 }
 

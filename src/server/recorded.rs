@@ -1,5 +1,7 @@
 //! The record of one call, from its beginning to its end.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use tonic_types::StatusExt as _;
 
@@ -8,7 +10,6 @@ use crate::{
     broker::{
         Caller,
         audit::{Audit, Record},
-        caller::{Named, Subject},
     },
     service::status,
 };
@@ -17,7 +18,6 @@ use crate::{
 pub(super) struct Recorded {
     audit: Audit,
     record: Option<Record>,
-    subject: Option<Subject>,
 }
 
 impl Recorded {
@@ -25,14 +25,13 @@ impl Recorded {
         Self {
             audit,
             record: Some(record),
-            subject: None,
         }
     }
 
     pub(super) fn caller(&mut self, caller: &Caller) {
-        self.subject = Some(caller.subject.clone());
         if let Some(record) = &mut self.record {
-            record.sandbox = caller.principal.to_string();
+            record.sandbox = Some(Arc::clone(&caller.principal));
+            record.subject = Some(caller.subject.clone());
         }
     }
 
@@ -56,16 +55,8 @@ impl Recorded {
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
-        match self.subject.as_ref().and_then(Subject::named) {
-            Some(Named::Entry(key)) => {
-                record.provider = Some(key.provider.to_string());
-                record.bucket = Some(key.bucket.to_string());
-            }
-            Some(Named::Provider(provider)) => record.provider = Some(provider.to_string()),
-            Some(Named::Key(name)) => record.key = Some(name.to_string()),
-            None => {}
+        if let Some(record) = self.record.take() {
+            self.audit.record(record);
         }
-        self.audit.record(record);
     }
 }
