@@ -13,7 +13,6 @@ use std::{
 };
 
 use tokio::{sync::watch, task::JoinHandle};
-use tonic::service::Routes;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
@@ -29,7 +28,7 @@ use crate::{
         credential_broker_server::CredentialBrokerServer,
     },
     server::{
-        Layers, Limits, Served,
+        Layers, Limits, Routes, Served,
         admission::Admission,
         peer::AllowedPeers,
         serve,

@@ -9,46 +9,54 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response, uri::PathAndQuery};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::{Code, Status, body::Body};
 
 use crate::service::status;
 
-const DETAILS: &str = "grpc-status-details-bin";
+static DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+static STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The failure in these headers or trailers, if there is one.
 pub(super) fn failure(headers: &HeaderMap) -> Option<Status> {
+    // Nearly every call is this one, and has nothing to be read.
+    if headers.get(&STATUS).is_none_or(|code| code == "0") {
+        return None;
+    }
     Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)
 }
 
 /// The failure in these headers or trailers that has no details, if there is one.
 fn incomplete(headers: &HeaderMap) -> Option<Status> {
-    if headers.contains_key(DETAILS) {
-        return None;
-    }
-    failure(headers)
+    failure(headers).filter(|_| !headers.contains_key(&DETAILS))
 }
 
 /// Completes a response: its headers now, its trailers when they come.
-pub(super) fn response(response: Response<Body>, method: &str) -> Response<Body> {
-    if let Some(incomplete) = incomplete(response.headers()) {
-        return status::complete(&incomplete, method).into_http();
-    }
-    if failure(response.headers()).is_some() {
-        return response;
-    }
-    let method = method.into();
-    response.map(|body| Body::new(Completed { body, method }))
+pub(super) fn response(response: Response<Body>, path: Option<PathAndQuery>) -> Response<Completed> {
+    let Some(failure) = failure(response.headers()) else {
+        return response.map(|body| Completed { body, path });
+    };
+    let response = if response.headers().contains_key(&DETAILS) {
+        response
+    } else {
+        status::complete(&failure, method(path.as_ref())).into_http()
+    };
+    response.map(|body| Completed { body, path: None })
+}
+
+fn method(path: Option<&PathAndQuery>) -> &str {
+    path.map_or("", PathAndQuery::path)
 }
 
 pin_project! {
     /// A body whose trailers are completed.
-    struct Completed {
+    pub(super) struct Completed {
         #[pin]
         body: Body,
-        method: Box<str>,
+        // The method's; `None` also where the headers have said all.
+        path: Option<PathAndQuery>,
     }
 }
 
@@ -64,7 +72,7 @@ impl http_body::Body for Completed {
                 frame.map(|mut frame| {
                     if let Some(trailers) = frame.trailers_mut()
                         && let Some(incomplete) = incomplete(trailers)
-                        && let Ok(complete) = trailers_of(&status::complete(&incomplete, this.method))
+                        && let Ok(complete) = trailers_of(&status::complete(&incomplete, method(this.path.as_ref())))
                     {
                         *trailers = complete;
                     }

@@ -3,28 +3,31 @@
 use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderValue, Method, Request, Response, StatusCode,
     header::{ALLOW, CONTENT_TYPE},
+    uri::PathAndQuery,
 };
 use hyper::body::Incoming;
 use tokio::{sync::watch, time::Instant};
-use tonic::{body::Body, service::Routes};
-use tower::ServiceExt as _;
+use tonic::body::Body;
 use tracing::Instrument as _;
 
 use super::{
     admission::Admission,
     complete,
+    deadline::deadline,
     ending::{self, Ending},
     limits::{Answer, Arriving, Connection, HOLD, Kind, Limits, OpenCall, OpenStream, Paced, SocketRate},
     peer::{AllowedPeers, Peer},
     recorded::Recorded,
+    routes::Routes,
     serve::DRAIN,
     single::OneMessage,
 };
@@ -44,8 +47,6 @@ const NOT_GRPC: &str = "This socket speaks gRPC: POST over HTTP/2 with content-t
 /// The largest header block of a request: names, values and 32 bytes for each field, as HTTP/2 counts it (RFC 9113
 /// section 6.5.2).
 const MAX_HEADER_BLOCK: usize = 16 * 1024;
-/// The longest that a unary call may take, whatever deadline the client asked for.
-const MAX_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The layers of one socket. Cheap to clone; every connection gets its own with [`Layers::for_connection`].
 #[derive(Clone)]
@@ -105,7 +106,7 @@ impl Layers {
     #[must_use]
     pub fn for_connection(&self, peer: Option<Peer>, stopping: watch::Receiver<bool>) -> ConnectionLayers {
         ConnectionLayers {
-            layers: self.clone(),
+            layers: Arc::new(self.clone()),
             connection: Connection::new(peer, &self.limits, stopping),
         }
     }
@@ -114,7 +115,7 @@ impl Layers {
 /// The layers of one connection.
 #[derive(Clone)]
 pub struct ConnectionLayers {
-    layers: Layers,
+    layers: Arc<Layers>,
     connection: Arc<Connection>,
 }
 
@@ -132,9 +133,11 @@ impl ConnectionLayers {
 
     /// One call, from the first check to the answer.
     async fn call_through(self, request: Request<Incoming>, call: OpenCall) -> Response<Body> {
-        let method = request.uri().path().to_owned();
+        // A share of what was read, not a copy.
+        let path = request.uri().path_and_query().cloned();
+        let method = path.as_ref().map_or("", PathAndQuery::path);
         // Every call counts, also one that another check refuses first.
-        let rate = self.connection.rates().check(kind(&method));
+        let rate = self.connection.rates().check(kind(method));
         let (response, stream) = if let Some(refusal) = not_grpc(&request) {
             drop(request);
             hold(rate.is_err()).await;
@@ -142,10 +145,10 @@ impl ConnectionLayers {
         } else {
             let pid = self.connection.peer().and_then(|peer| peer.pid);
             let span = tracing::debug_span!("rpc", method, pid);
-            let (response, stream) = self.answer(&method, request, rate).instrument(span).await;
-            (complete::response(response, &method), stream)
+            self.answer(method, request, rate).instrument(span).await
         };
-        response.map(|body| Body::new(Answer::new(body, call, stream)))
+        // One box around everything that goes on with the body.
+        complete::response(response, path).map(|body| Body::new(Answer::new(body, call, stream)))
     }
 
     /// The order of checks: the first that fails answers. What comes behind them (message validation, policy,
@@ -199,36 +202,46 @@ impl ConnectionLayers {
 
     /// The call itself, for as long as it may take.
     async fn serve(self, method: &str, request: Request<Incoming>) -> Response<Body> {
-        let mut end = Box::pin(self.end(method, request.headers()));
-        let connection = Arc::clone(&self.connection);
-        let request = request.map(|body| match (is_stream(method), has_many_requests(method)) {
-            (true, true) => Body::new(Paced::new(body, connection)),
-            (true, false) => Body::new(Paced::new(OneMessage::of(body), connection)),
-            (false, _) => Body::new(Arriving::new(OneMessage::of(body))),
-        });
-        let response = tokio::select! {
-            biased;
-            Ok(response) = self.layers.routes.oneshot(request) => response,
-            error = &mut end => return status::from_error(&error).into_http(),
-        };
         if is_stream(method) {
-            response.map(|body| Body::new(Ending::new(body, end)))
-        } else {
-            response
+            return self.serve_stream(method, request).await;
+        }
+        let mut end = pin!(self.end(deadline(false, request.headers()), DRAIN));
+        let request = request.map(|body| Body::new(Arriving::new(OneMessage::of(body))));
+        tokio::select! {
+            biased;
+            response = self.layers.routes.call(request) => response,
+            error = &mut end => status::from_error(&error).into_http(),
         }
     }
 
-    /// Completes when the call has to end, whatever it is at: its deadline passes, or the broker stops. A stream would go
-    /// on for ever, so it ends at once; a unary call gets the time that is left.
-    fn end(&self, method: &str, headers: &HeaderMap) -> impl Future<Output = Error> + Send + use<> {
-        let deadline = deadline(method, headers);
+    /// A stream would go on for ever, so it ends at once when the broker stops; a unary call gets the time that is left.
+    async fn serve_stream(self, method: &str, request: Request<Incoming>) -> Response<Body> {
+        let mut end = Box::pin(self.end(deadline(true, request.headers()), Duration::ZERO));
+        let connection = Arc::clone(&self.connection);
+        let request = request.map(|body| {
+            if has_many_requests(method) {
+                Body::new(Paced::new(body, connection))
+            } else {
+                Body::new(Paced::new(OneMessage::of(body), connection))
+            }
+        });
+        let response = tokio::select! {
+            biased;
+            response = self.layers.routes.call(request) => response,
+            error = &mut end => return status::from_error(&error).into_http(),
+        };
+        response.map(|body| Body::new(Ending::new(body, end)))
+    }
+
+    /// Completes when the call has to end, whatever it is at: its deadline passes, or the broker stops and the time is
+    /// over that it leaves.
+    fn end(&self, deadline: Option<Duration>, grace: Duration) -> impl Future<Output = Error> + Send + use<> {
         let at = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
         let seconds = deadline.unwrap_or_default().as_secs_f64();
-        let grace = if is_stream(method) { Duration::ZERO } else { DRAIN };
-        let stopping = self.connection.stopping();
+        let connection = Arc::clone(&self.connection);
         async move {
             let stopped = async {
-                stopping.await;
+                connection.stopping().await;
                 tokio::time::sleep(grace).await;
                 Error::ShuttingDown
             };
@@ -348,20 +361,6 @@ fn header_block<B>(request: &Request<B>) -> Result<(), Error> {
     Ok(())
 }
 
-/// How long the call may take: the client's `grpc-timeout`, at most [`MAX_DEADLINE`]. Streams (health's Watch and
-/// reflection) have no deadline of the server's.
-fn deadline(method: &str, headers: &HeaderMap) -> Option<Duration> {
-    let asked = headers
-        .get("grpc-timeout")
-        .and_then(|value| value.to_str().ok())
-        .and_then(grpc_timeout);
-    match asked {
-        Some(asked) if is_stream(method) => Some(asked),
-        None if is_stream(method) => None,
-        _ => Some(asked.map_or(MAX_DEADLINE, |asked| asked.min(MAX_DEADLINE))),
-    }
-}
-
 /// Whether the answer is a stream: health's Watch and reflection.
 fn is_stream(method: &str) -> bool {
     kind(method) == Kind::Companion && !method.ends_with("/Check")
@@ -370,25 +369,6 @@ fn is_stream(method: &str) -> bool {
 /// Whether the request is a stream: reflection.
 fn has_many_requests(method: &str) -> bool {
     is_stream(method) && method.starts_with("/grpc.reflection.")
-}
-
-/// `grpc-timeout`: at most 8 digits and a unit (gRPC over HTTP/2). What does not parse counts as absent, as gRPC's own
-/// servers have it.
-fn grpc_timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let value: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(value * 3600)),
-        "M" => Some(Duration::from_secs(value * 60)),
-        "S" => Some(Duration::from_secs(value)),
-        "m" => Some(Duration::from_millis(value)),
-        "u" => Some(Duration::from_micros(value)),
-        "n" => Some(Duration::from_nanos(value)),
-        _ => None,
-    }
 }
 
 /// Holds back the refusal of a call over the rate.
@@ -422,52 +402,6 @@ impl<F: Future<Output = Response<Body>>> CatchPanic for AssertUnwindSafe<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn grpc_timeout_table() {
-        let table = [
-            ("1S", Some(Duration::from_secs(1))),
-            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
-            ("2M", Some(Duration::from_secs(120))),
-            ("250m", Some(Duration::from_millis(250))),
-            ("7u", Some(Duration::from_micros(7))),
-            ("0n", Some(Duration::ZERO)),
-            ("100000000S", None),
-            ("S", None),
-            ("", None),
-            ("-1S", None),
-            ("1s", None),
-            ("1é", None),
-        ];
-        for (text, want) in table {
-            assert_eq!(grpc_timeout(text), want, "{text}");
-        }
-    }
-
-    #[test]
-    fn deadline_table() {
-        let headers = |timeout: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            if let Some(timeout) = timeout {
-                headers.insert("grpc-timeout", timeout.parse().unwrap());
-            }
-            headers
-        };
-        let call = "/credbroker.v1.CredentialBroker/GetToken";
-        let watch = "/grpc.health.v1.Health/Watch";
-        let secs = Duration::from_secs;
-        for (method, timeout, want) in [
-            (call, None, Some(secs(60))),
-            (call, Some("5S"), Some(secs(5))),
-            (call, Some("5H"), Some(secs(60))),
-            (call, Some("junk"), Some(secs(60))),
-            ("/grpc.health.v1.Health/Check", None, Some(secs(60))),
-            (watch, None, None),
-            (watch, Some("5H"), Some(secs(5 * 3600))),
-        ] {
-            assert_eq!(deadline(method, &headers(timeout)), want, "{method} {timeout:?}");
-        }
-    }
 
     #[test]
     fn the_header_block_is_counted_as_http2_counts_it() {

@@ -4,15 +4,18 @@
 pub mod admission;
 pub mod authority;
 mod complete;
+mod deadline;
 mod ending;
 pub mod layers;
 mod limits;
 pub mod peer;
 mod recorded;
+mod routes;
 pub mod serve;
 mod single;
 pub mod socket;
 
 pub use layers::Layers;
 pub use limits::Limits;
+pub use routes::Routes;
 pub use serve::{Served, serve};

@@ -36,7 +36,7 @@ use credbroker::{
         credential_broker_server::CredentialBrokerServer,
     },
     server::{
-        Layers, Served,
+        Layers, Routes, Served,
         admission::{Admission, Sandbox},
         peer::AllowedPeers,
         serve,
@@ -47,10 +47,7 @@ use hyper_util::rt::TokioIo;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, sync::oneshot, task::JoinHandle};
-use tonic::{
-    service::Routes,
-    transport::{Channel, Endpoint},
-};
+use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{health_client::HealthClient, health_server::HealthServer};
 
 /// The longest that a test waits for something that has to come.

@@ -10,9 +10,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tonic::{Status, body::Body};
+use tonic::Status;
 
 use super::{
     STREAM_MESSAGE, UNARY_ANSWER,
@@ -21,9 +21,9 @@ use super::{
 
 pin_project! {
     /// The body of an answer.
-    pub(in crate::server) struct Answer {
+    pub(in crate::server) struct Answer<B> {
         #[pin]
-        body: Body,
+        body: B,
         call: OpenCall,
         // Gives the place back when the stream is over.
         stream: Option<OpenStream>,
@@ -32,9 +32,9 @@ pin_project! {
     }
 }
 
-impl Answer {
+impl<B: Body> Answer<B> {
     /// The answer of a call; of a streaming one if there is a `stream`.
-    pub(in crate::server) fn new(body: Body, call: OpenCall, stream: Option<OpenStream>) -> Self {
+    pub(in crate::server) fn new(body: B, call: OpenCall, stream: Option<OpenStream>) -> Self {
         // An answer without a body needs no room.
         let unary = stream.is_none() && !body.is_end_stream();
         let offer = unary.then(|| call.offer(0, UNARY_ANSWER));
@@ -47,7 +47,7 @@ impl Answer {
     }
 }
 
-impl http_body::Body for Answer {
+impl<B: Body<Data = Bytes, Error = Status>> Body for Answer<B> {
     type Data = Bytes;
     type Error = Status;
 

@@ -103,12 +103,10 @@ impl Connection {
     }
 
     /// Completes when the broker stops.
-    pub(in crate::server) fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(in crate::server) async fn stopping(&self) {
         let mut stopping = self.stopping.clone();
-        async move {
-            // An error means that the accept loop is gone, which is a stop as well.
-            let _ = stopping.wait_for(|stop| *stop).await;
-        }
+        // An error means that the accept loop is gone, which is a stop as well.
+        let _ = stopping.wait_for(|stop| *stop).await;
     }
 
     /// All that there was to write has been written.
