@@ -3,7 +3,10 @@
 //! A token expires by the wall clock, but a wall clock can be stepped; the boot-time clock cannot, counts suspend, and
 //! means nothing after a reboot. Whoever decides about expiry takes a [`Now`] with both.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 
@@ -17,6 +20,17 @@ pub struct Now {
     /// Identifies the boot that `boot` counts from; readings with different ids cannot be compared. Empty where the
     /// system has none: then only the wall clock counts.
     pub boot_id: Arc<str>,
+}
+
+/// A boot id that was stored, as one shared text: nearly all records name the same boot.
+#[must_use]
+pub fn stored_boot_id(text: &str) -> Arc<str> {
+    static LAST: Mutex<Option<Arc<str>>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(last) = last.as_ref().filter(|last| &***last == text) {
+        return Arc::clone(last);
+    }
+    Arc::clone(last.insert(Arc::from(text)))
 }
 
 /// Where time comes from.

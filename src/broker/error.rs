@@ -96,13 +96,13 @@ pub enum Error {
         /// The version this broker speaks.
         ours: u32,
     },
-    /// The token has expired and cannot be renewed.
+    /// There is no refresh token to renew the access token with.
     #[error(
-        "the access token of {0} has expired and cannot be renewed: store a new one on the host with `credbroker token import`"
+        "the access token of {0} cannot be renewed, because there is no refresh token: log in at the provider and store the new token set on the host with `credbroker token import`"
     )]
     NeedsLogin(EntryKey),
     /// The token has expired, there is a refresh token, but no provider to present it to.
-    #[error("the access token of {key} has expired and no provider \"{}\" is configured to renew it: add [providers.{}] to the host's config.toml, or store a new token with `credbroker token import`", .0.provider, .0.provider, key = .0)]
+    #[error("no provider \"{}\" is configured to renew the access token of {key}: add [providers.{}] to the host's config.toml, or store a new token with `credbroker token import`", .0.provider, .0.provider, key = .0)]
     ProviderNotFound(EntryKey),
     /// The provider refused the refresh token.
     #[error(

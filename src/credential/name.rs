@@ -1,6 +1,6 @@
 //! Names: checked once at the edge, safe ever after.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// The longest name of a provider, bucket or API key, in bytes.
 pub const MAX_NAME: usize = 64;
@@ -9,9 +9,10 @@ pub const DEFAULT_BUCKET: &str = "default";
 
 /// The name of a provider, bucket or API key: 1 to 64 of `[A-Za-z0-9._@-]`, not `.` or `..`.
 ///
-/// Holding one is the proof that it was checked: stores make file names of it.
+/// Holding one is the proof that it was checked: stores make file names of it. Clones share the text, so that an entry's
+/// name is in memory once, whoever keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Box<str>);
+pub struct Name(Arc<str>);
 
 impl Name {
     /// The name as text.

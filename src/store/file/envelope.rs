@@ -7,7 +7,6 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{self, Read as _, Write},
-    sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{identity::Identities, layout::Place};
 use crate::{
-    clock::Now,
+    clock::{Now, stored_boot_id},
     credential::{EntryKey, Expiry, Intent, Name, Revision, TokenSet},
     store::StoredTokens,
 };
@@ -227,7 +226,7 @@ impl IntentRecord {
             written: Now {
                 wall: self.wall,
                 boot: self.boot,
-                boot_id: Arc::from(self.boot_id),
+                boot_id: stored_boot_id(&self.boot_id),
             },
             deadline: self.deadline,
         })
@@ -288,7 +287,7 @@ impl Content for StoredTokens {
                     stored: Now {
                         wall: expiry.stored_wall,
                         boot: expiry.stored_boot,
-                        boot_id: Arc::from(expiry.boot_id),
+                        boot_id: stored_boot_id(&expiry.boot_id),
                     },
                 }),
                 token_type: tokens.token_type,
