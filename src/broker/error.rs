@@ -98,7 +98,7 @@ pub enum Error {
     },
     /// There is no refresh token to renew the access token with.
     #[error(
-        "the access token of {0} cannot be renewed, because there is no refresh token: log in at the provider and store the new token set on the host with `credbroker token import`"
+        "the access token of {0} cannot be renewed, because there is no refresh token: store a new token set on the host with `credbroker token import`"
     )]
     NeedsLogin(EntryKey),
     /// The token has expired, there is a refresh token, but no provider to present it to.

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     panic::AssertUnwindSafe,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -145,7 +145,8 @@ impl ConnectionLayers {
         } else {
             let pid = self.connection.peer().and_then(|peer| peer.pid);
             let span = tracing::debug_span!("rpc", method, pid);
-            self.answer(method, request, rate).instrument(span).await
+            // Pinned first, because it is large and would be copied into each wrapper around it.
+            pin!(self.answer(method, request, rate)).instrument(span).await
         };
         // One box around everything that goes on with the body.
         complete::response(response, path).map(|body| Body::new(Answer::new(body, call, stream)))
@@ -190,8 +191,7 @@ impl ConnectionLayers {
                     recorded.caller(&caller);
                 }
                 request.extensions_mut().insert(caller);
-                let response = AssertUnwindSafe(self.serve(method, request)).catch_panic().await;
-                (response, stream)
+                (catch_panic(pin!(self.serve(method, request))).await, stream)
             }
         };
         if let Some(recorded) = recorded {
@@ -278,7 +278,7 @@ impl ConnectionLayers {
 impl tower::Service<Request<Incoming>> for ConnectionLayers {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
@@ -379,24 +379,17 @@ async fn hold(over: bool) {
 }
 
 /// A panic in a handler is an answer like any other, not a connection that dies under its neighbours.
-trait CatchPanic: Future<Output = Response<Body>> + Sized {
-    async fn catch_panic(self) -> Response<Body>;
-}
-
-impl<F: Future<Output = Response<Body>>> CatchPanic for AssertUnwindSafe<F> {
-    async fn catch_panic(self) -> Response<Body> {
-        let mut call = std::pin::pin!(self.0);
-        std::future::poll_fn(
-            |cx| match std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
-                Ok(poll) => poll,
-                Err(_panic) => {
-                    let error = Error::Internal("a handler panicked".into());
-                    Poll::Ready(status::from_error(&error).into_http())
-                }
-            },
-        )
-        .await
-    }
+async fn catch_panic(mut call: Pin<&mut impl Future<Output = Response<Body>>>) -> Response<Body> {
+    std::future::poll_fn(
+        |cx| match std::panic::catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(cx))) {
+            Ok(poll) => poll,
+            Err(_panic) => {
+                let error = Error::Internal("a handler panicked".into());
+                Poll::Ready(status::from_error(&error).into_http())
+            }
+        },
+    )
+    .await
 }
 
 #[cfg(test)]

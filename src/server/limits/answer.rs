@@ -111,7 +111,7 @@ mod tests {
         open: bool,
     }
 
-    impl http_body::Body for Parts {
+    impl Body for Parts {
         type Data = Bytes;
         type Error = Status;
 
@@ -155,7 +155,7 @@ mod tests {
         let calls = Arc::clone(&connection);
         let service = service_fn(move |_: http::Request<Incoming>| {
             let left = parts.iter().copied().collect();
-            let body = Body::new(Parts { left, open: streaming });
+            let body = tonic::body::Body::new(Parts { left, open: streaming });
             let stream = streaming.then(|| calls.open_stream().unwrap());
             let answer = Answer::new(body, calls.open_call(), stream);
             async move { Ok::<_, Infallible>(http::Response::new(answer)) }

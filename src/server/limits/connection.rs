@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     task::Poll,
 };
 
@@ -59,7 +59,7 @@ pub(in crate::server) struct Connection {
     stopping: watch::Receiver<bool>,
     progress: Mutex<Progress>,
     calls: Mutex<Calls>,
-    cut: Mutex<Option<Cut>>,
+    cut: OnceLock<Cut>,
     /// Something may have become due that the connection's task does not wait for yet.
     pub(super) news: Notify,
 }
@@ -75,7 +75,7 @@ impl Connection {
             stopping,
             progress: Mutex::new(Progress::new(now, limits.frames_per_second())),
             calls: Mutex::new(Calls::new(now)),
-            cut: Mutex::new(None),
+            cut: OnceLock::new(),
             news: Notify::new(),
         })
     }
@@ -119,13 +119,14 @@ impl Connection {
 
     /// Has the connection ended, for the first reason that is given.
     pub(super) fn cut(&self, cut: Cut) {
-        self.reason().get_or_insert(cut);
+        // A second reason comes too late.
+        let _ = self.cut.set(cut);
         self.news.notify_one();
     }
 
     /// Why it is being ended.
     pub(super) fn why_cut(&self) -> Option<Cut> {
-        *self.reason()
+        self.cut.get().copied()
     }
 
     /// Completes when the connection has to end. To be polled by the task that serves the connection, after the
@@ -179,10 +180,6 @@ impl Connection {
 
     pub(super) fn calls(&self) -> MutexGuard<'_, Calls> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn reason(&self) -> MutexGuard<'_, Option<Cut>> {
-        self.cut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
