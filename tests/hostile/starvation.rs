@@ -20,6 +20,8 @@ async fn no_window() {
                 let mut raw = Raw::open_with(&socket, &[0, 4, 0, 0, 0, at % 2]).await;
                 for stream in 0..50 {
                     raw.send(&call(2 * stream + 1, GET_TOKEN, MESSAGE)).await.unwrap();
+                    // Below the socket's rate of all together, which is another attack.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 raw.last_word(Duration::from_secs(14)).await
             });
