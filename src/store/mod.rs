@@ -22,8 +22,8 @@ pub struct StoredTokens {
     pub revision: Revision,
     /// The token set.
     pub tokens: TokenSet,
-    /// A refresh that is under way, here or elsewhere, or whose outcome nobody knows.
-    pub intent: Option<Intent>,
+    /// A refresh that is under way, here or elsewhere, or whose outcome nobody knows. Boxed: hardly any record has one.
+    pub intent: Option<Box<Intent>>,
 }
 
 impl StoredTokens {

@@ -247,7 +247,7 @@ fn no_debug_of_tokens_shows_them() {
     assert_silent(&scanner, "AccessToken", &access);
     assert_silent(&scanner, "TokenSet", &tokens);
     let mut stored = StoredTokens::new(tokens);
-    stored.intent = Some(Intent::to_present(&SECRET.into(), &SystemClock::new().now()));
+    stored.intent = Some(Box::new(Intent::to_present(&SECRET.into(), &SystemClock::new().now())));
     assert_silent(&scanner, "StoredTokens", &stored);
     let answer = TokenAnswer {
         access_token: Some(SECRET.into()),

@@ -19,7 +19,7 @@ use crate::{
 /// Marks the entry as somebody else would who is about to present its refresh token, and dies.
 async fn mark(house: &House, refresh_token: &str) {
     let mut record = (*house.stored().await.unwrap()).clone();
-    record.intent = Some(Intent::to_present(&refresh_token.into(), &house.clock.now()));
+    record.intent = Some(Box::new(Intent::to_present(&refresh_token.into(), &house.clock.now())));
     let mut guard = house.store.below(&entry("")).await;
     guard.note(HolderState::Refreshing);
     guard.put(Arc::new(record), OverCorrupt::Refuse).await.unwrap();

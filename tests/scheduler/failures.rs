@@ -193,7 +193,7 @@ async fn an_interrupted_refresh_is_waited_out_and_renewed_at_that_moment() {
     house.clock.advance(secs(3500)).await;
     let refresh_token = tokens.refresh_token.clone().unwrap();
     let record = StoredTokens {
-        intent: Some(Intent::to_present(&refresh_token, &house.now())),
+        intent: Some(Box::new(Intent::to_present(&refresh_token, &house.now()))),
         ..StoredTokens::new(tokens)
     };
     let mut guard = house.store.lock(&entry(""), secs(1)).await.unwrap();

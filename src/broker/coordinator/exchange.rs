@@ -75,7 +75,7 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
         let now = shared.clock.now();
         let intent = Intent::to_present(&exchange.refresh_token, &now);
         let mut record = (*exchange.stored).clone();
-        record.intent = Some(intent.clone());
+        record.intent = Some(Box::new(intent.clone()));
         if let Err(error) = open.guard.put(Arc::new(record), OverCorrupt::Refuse).await {
             // The mark may be on the disk all the same, and would keep everybody waiting for nothing.
             exchange.withdraw(&mut open).await;

@@ -268,7 +268,7 @@ impl Content for StoredTokens {
                 extra: tokens.extra.clone(),
                 saved_by: tokens.saved_by.clone(),
             },
-            intent: self.intent.as_ref().map(IntentRecord::of),
+            intent: self.intent.as_deref().map(IntentRecord::of),
         })
     }
 
@@ -296,7 +296,7 @@ impl Content for StoredTokens {
                 extra: tokens.extra,
                 saved_by: tokens.saved_by,
             },
-            intent: record.intent.map(IntentRecord::read).transpose()?,
+            intent: record.intent.map(IntentRecord::read).transpose()?.map(Box::new),
         })
     }
 }
