@@ -158,7 +158,9 @@ impl ConnectionLayers {
         let Shared { allowed, admission, .. } = &*self.layers.shared;
         let peer = allowed.check(self.connection.peer())?;
         header_block(request)?;
-        let stream = is_stream(method).then(|| self.connection.open_stream()).transpose()?;
+        let stream = is_stream(method)
+            .then(|| self.connection.open_stream(&self.layers.rate))
+            .transpose()?;
         rate?;
         let caller = match kind(method) {
             Kind::Companion => nobody(),

@@ -21,7 +21,7 @@ use crate::{
 
 const MANY: usize = 10_000;
 
-fn room_for_descriptors() {
+pub(crate) fn room_for_descriptors() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

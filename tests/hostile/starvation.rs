@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
+    crowds::room_for_descriptors,
     siege::{Load, siege},
     wire::*,
 };
@@ -41,21 +42,24 @@ fn ask() -> Vec<u8> {
     ask
 }
 
-/// On each of some connections as many streams as it may have, each of which asks for much: room for everything, and
-/// nothing is read.
-#[tokio::test]
-async fn a_hoard_behind_a_full_socket() {
-    siege("hoard of streams", Load::Busy, |socket| async move {
+/// On each of some connections as many streams as there may be, each of which asks so often for much, and nothing is read.
+async fn hoard(name: &str, connections: usize, settings: &'static [u8], asks: usize) {
+    siege(name, Load::Busy, |socket| async move {
         let mut all = tokio::task::JoinSet::new();
-        for _ in 0..20 {
-            let socket = socket.clone();
+        for _ in 0..connections {
+            let mut raw = Raw::open_with(&socket, settings).await;
+            let room = (0x7fff_ffff_u32 - 0xffff).to_be_bytes();
+            raw.send(&frame(WINDOW_UPDATE, 0, 0, &room)).await.unwrap();
+            // One after the other: there may not be many that are not settled.
+            while !raw
+                .receive()
+                .await
+                .is_some_and(|frame| frame.kind == SETTINGS && frame.flags == ACK)
+            {}
             all.spawn(async move {
-                let mut raw = Raw::open_with(&socket, &[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
-                let room = (0x7fff_ffff_u32 - 0xffff).to_be_bytes();
-                raw.send(&frame(WINDOW_UPDATE, 0, 0, &room)).await.unwrap();
                 for stream in 0..64 {
                     let opening = headers(2 * stream + 1, REFLECTION);
-                    let asks = frame(DATA, 0, 2 * stream + 1, &ask()).repeat(7);
+                    let asks = frame(DATA, 0, 2 * stream + 1, &ask()).repeat(asks);
                     if raw.send(&[opening, asks].concat()).await.is_err() {
                         break;
                     }
@@ -68,6 +72,19 @@ async fn a_hoard_behind_a_full_socket() {
         all.join_all().await;
     })
     .await;
+}
+
+/// Room for everything.
+#[tokio::test]
+async fn a_hoard_behind_a_full_socket() {
+    hoard("hoard behind a full socket", 20, &[0, 4, 0x7f, 0xff, 0xff, 0xff], 7).await;
+}
+
+/// Room for one octet of each, on nearly as many connections as there may be.
+#[tokio::test]
+async fn a_hoard_behind_small_windows() {
+    room_for_descriptors();
+    hoard("hoard behind small windows", 250, &[0, 4, 0, 0, 0, 1], 1).await;
 }
 
 /// Reads nothing, grants all the room there is, and asks for much.

@@ -103,7 +103,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::server::limits::{Connection, Crowd, Cut, Guarded, Limits};
+    use crate::server::limits::{Connection, Crowd, Cut, Guarded, Limits, SocketRate};
 
     /// Parts that are all there, and then nothing more: a stream that stays open.
     struct Parts {
@@ -152,11 +152,11 @@ mod tests {
         let connection = Connection::new(None, &limits, stopping);
         let place = Crowd::new(&limits).join(&connection);
         let (ours, theirs) = duplex(1 << 16);
-        let calls = Arc::clone(&connection);
+        let (calls, socket) = (Arc::clone(&connection), SocketRate::new(&limits));
         let service = service_fn(move |_: http::Request<Incoming>| {
             let left = parts.iter().copied().collect();
             let body = tonic::body::Body::new(Parts { left, open: streaming });
-            let stream = streaming.then(|| calls.open_stream().unwrap());
+            let stream = streaming.then(|| calls.open_stream(&socket).unwrap());
             let answer = Answer::new(body, calls.open_call(), stream);
             async move { Ok::<_, Infallible>(http::Response::new(answer)) }
         });

@@ -3,14 +3,20 @@
 use std::{
     collections::BTreeMap,
     mem,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::{Connection, STREAMED_BURST, STREAMED_PER_SECOND, UNSENT, allowance::Allowance};
+use super::{
+    Connection, Limits, OWN_STREAMS, SHARERS, STREAMED_BURST, STREAMED_PER_SECOND, SocketRate, UNSENT,
+    allowance::Allowance,
+};
 use crate::broker::Error;
 
 /// What a connection knows of its calls.
@@ -20,6 +26,8 @@ pub(super) struct Calls {
     /// Since when none is open, if none is.
     idle_since: Instant,
     streams: usize,
+    /// How many of these are among the socket's shared ones.
+    shared_streams: usize,
     streamed: Allowance,
     next: u64,
     /// What is there and not sent, by call. A call may be over while it is.
@@ -44,6 +52,7 @@ impl Calls {
             open: 0,
             idle_since: now,
             streams: 0,
+            shared_streams: 0,
             streamed: Allowance::new(now, STREAMED_PER_SECOND, STREAMED_BURST),
             next: 0,
             unsent: BTreeMap::new(),
@@ -80,17 +89,28 @@ impl Connection {
         }
     }
 
-    /// A streaming call begins.
+    /// A streaming call begins. The first few of a connection always may; beyond them, those of the socket share so many.
     ///
     /// # Errors
     /// [`Error::TooManyStreams`].
-    pub(in crate::server) fn open_stream(self: &Arc<Self>) -> Result<OpenStream, Error> {
+    pub(in crate::server) fn open_stream(self: &Arc<Self>, socket: &SocketRate) -> Result<OpenStream, Error> {
         let mut calls = self.calls();
+        let limit = calls.streams.min(self.streams);
         if calls.streams >= self.streams {
-            return Err(Error::TooManyStreams { limit: self.streams });
+            return Err(Error::TooManyStreams { limit });
         }
+        let shared = if calls.streams - calls.shared_streams < OWN_STREAMS {
+            None
+        } else {
+            Some(SharedStream::take(socket.streams()).ok_or(Error::TooManyStreams { limit })?)
+        };
         calls.streams += 1;
-        Ok(OpenStream(Arc::clone(self)))
+        calls.shared_streams += usize::from(shared.is_some());
+        drop(calls);
+        Ok(OpenStream {
+            connection: Arc::clone(self),
+            shared,
+        })
     }
 
     /// So many octets came in on a stream; returns how long to wait with the next.
@@ -197,11 +217,42 @@ impl Drop for Offer {
 }
 
 /// An open streaming call of a connection, until it is dropped.
-pub(in crate::server) struct OpenStream(Arc<Connection>);
+pub(in crate::server) struct OpenStream {
+    connection: Arc<Connection>,
+    shared: Option<SharedStream>,
+}
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.0.calls().streams -= 1;
+        let mut calls = self.connection.calls();
+        calls.streams -= 1;
+        calls.shared_streams -= usize::from(self.shared.is_some());
+    }
+}
+
+/// How many streaming calls the connections of a socket may still have beyond those that each may have in any case.
+pub(super) struct SharedStreams(AtomicUsize);
+
+impl SharedStreams {
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self(AtomicUsize::new(SHARERS * limits.streams.get() as usize)))
+    }
+}
+
+/// One of them, until it is dropped.
+struct SharedStream(Arc<SharedStreams>);
+
+impl SharedStream {
+    fn take(streams: &Arc<SharedStreams>) -> Option<Self> {
+        let one_less = |left: usize| left.checked_sub(1);
+        let taken = streams.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        taken.is_ok().then(|| Self(Arc::clone(streams)))
+    }
+}
+
+impl Drop for SharedStream {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -305,12 +356,43 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_65th_stream_is_one_too_many_until_another_ends() {
         let (connection, _place, _stop) = connection();
-        let mut open: Vec<_> = (0..64).map(|_| connection.open_stream().unwrap()).collect();
+        let socket = SocketRate::new(&Limits::default());
+        let mut open: Vec<_> = (0..64).map(|_| connection.open_stream(&socket).unwrap()).collect();
         assert!(matches!(
-            connection.open_stream(),
+            connection.open_stream(&socket),
             Err(Error::TooManyStreams { limit: 64 })
         ));
         open.pop();
-        assert!(connection.open_stream().is_ok());
+        assert!(connection.open_stream(&socket).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn greedy_connections_leave_each_other_one_four_streams() {
+        let socket = SocketRate::new(&Limits::default());
+        let others: Vec<_> = (0..40).map(|_| connection()).collect();
+        let all_of = |connection: &Arc<Connection>| -> Vec<_> {
+            std::iter::from_fn(|| connection.open_stream(&socket).ok()).collect()
+        };
+        let mut open: Vec<_> = others.iter().map(|(connection, ..)| all_of(connection)).collect();
+        // 60 shared ones each for eight, 32 for the ninth.
+        let counts: Vec<_> = open.iter().map(Vec::len).collect();
+        assert_eq!(counts, [vec![64; 8], vec![36], vec![4; 31]].concat());
+        let (late, ..) = connection();
+        let mut own = all_of(&late);
+        assert_eq!(own.len(), 4);
+        assert!(matches!(
+            late.open_stream(&socket),
+            Err(Error::TooManyStreams { limit: 4 })
+        ));
+        // What ends is there again, for whom it was.
+        own.remove(0);
+        own.push(late.open_stream(&socket).unwrap());
+        open.truncate(8);
+        own.extend(all_of(&late));
+        assert_eq!(own.len(), 36);
+        drop((open, own));
+        assert_eq!(socket.streams().0.load(Ordering::Relaxed), 512);
+        let calls = late.calls();
+        assert_eq!((calls.streams, calls.shared_streams), (0, 0));
     }
 }

@@ -89,6 +89,11 @@ const UNREAD_PROGRESS: usize = 64 * 1024;
 /// thousand small messages, then half as many a second.
 const STREAMED_PER_SECOND: u32 = 32 * 1024;
 const STREAMED_BURST: Duration = Duration::from_secs(2);
+/// Streaming calls that a connection may always have, and how many connections may have all of theirs at once. A stream
+/// costs some 30 KiB while it is open and what it says is unread, whatever it says. With the default limits there are
+/// 256 * 4 + 8 * 64 = 1536 at most; with a message of 64 KiB half sent on each, that is 150 MiB.
+const OWN_STREAMS: usize = 4;
+const SHARERS: usize = 8;
 /// Connections before their first SETTINGS, beside the others.
 const UNSETTLED: usize = 64;
 /// How long the refusal of a call over the rate is held back. A client in a loop is slowed to what costs nothing; one
@@ -104,7 +109,7 @@ pub struct Limits {
     pub requests_per_second_per_socket: NonZeroU32,
     /// Connections.
     pub connections: NonZeroU32,
-    /// Streaming calls of one connection.
+    /// Streaming calls of one connection; eight connections may have as many at once, and the others four each.
     pub streams: NonZeroU32,
 }
 

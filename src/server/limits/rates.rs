@@ -1,6 +1,6 @@
 //! How many calls a second pass, by the generic cell rate algorithm: per connection, and per socket.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use governor::{
     Quota, RateLimiter,
@@ -10,7 +10,7 @@ use governor::{
 };
 use tokio::time::Instant;
 
-use super::{Limits, number};
+use super::{Limits, calls::SharedStreams, number};
 use crate::broker::Error;
 
 /// So many calls of each second are let through by the socket's rate on every connection, however busy the others are.
@@ -62,13 +62,23 @@ impl Rate {
     }
 }
 
-/// The rate of all connections of a socket together.
-pub(in crate::server) struct SocketRate(Rate);
+/// The rate of all connections of a socket together, and the streams that they share.
+pub(in crate::server) struct SocketRate {
+    rate: Rate,
+    streams: Arc<SharedStreams>,
+}
 
 impl SocketRate {
     pub(in crate::server) fn new(limits: &Limits) -> Self {
         let rate = limits.requests_per_second_per_socket;
-        Self(Rate::new(rate, rate))
+        Self {
+            rate: Rate::new(rate, rate),
+            streams: SharedStreams::new(limits),
+        }
+    }
+
+    pub(super) fn streams(&self) -> &Arc<SharedStreams> {
+        &self.streams
     }
 }
 
@@ -109,7 +119,7 @@ impl ConnectionRates {
     /// [`Error::RateLimited`].
     pub(in crate::server) fn check_socket(&self, socket: &SocketRate) -> Result<(), Error> {
         let first = self.first.check();
-        match socket.0.check() {
+        match socket.rate.check() {
             Err(retry_after) if first.is_err() => Err(Error::RateLimited {
                 whose: "this socket",
                 retry_after,
