@@ -17,9 +17,12 @@ use tokio::time::Instant;
 use crate::broker::PROVIDER;
 
 const SOCKET: &str = "CREDBROKER_HOSTILE_TEST_SOCKET";
+const CONNECTIONS: &str = "CREDBROKER_HOSTILE_TEST_CONNECTIONS";
 const MARK: &str = "@@";
-/// Below the 60 a second that one connection may make.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Below the 60 calls a second that one connection may make, and with [`SHARES`] connections in turn below the five of
+/// each that pass however busy the socket is.
+const PAUSE: Duration = Duration::from_millis(22);
+const SHARES: usize = 10;
 
 pub(crate) struct Honest {
     child: Child,
@@ -46,10 +49,21 @@ impl fmt::Display for Report {
 }
 
 impl Honest {
+    /// With one connection, that may be refused when others use up the socket's rate.
     pub(crate) fn start(socket: &Path) -> Self {
+        Self::start_with(socket, 1)
+    }
+
+    /// With connections enough to be refused nothing, whatever others do.
+    pub(crate) fn start_within_its_share(socket: &Path) -> Self {
+        Self::start_with(socket, SHARES)
+    }
+
+    fn start_with(socket: &Path, connections: usize) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "honest::a_process_of_its_own", "--nocapture"])
             .env(SOCKET, socket)
+            .env(CONNECTIONS, connections.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -100,19 +114,22 @@ impl Drop for Honest {
 /// Not a test: what [`Honest::start`] runs.
 #[test]
 fn a_process_of_its_own() {
-    let Some(socket) = credbroker::config::Environment::from_process()
-        .get(SOCKET)
-        .map(std::path::PathBuf::from)
-    else {
+    let environment = credbroker::config::Environment::from_process();
+    let Some(socket) = environment.get(SOCKET).map(std::path::PathBuf::from) else {
         return;
     };
+    let connections: usize = environment.get(CONNECTIONS).unwrap().to_str().unwrap().parse().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async move {
-        let client = ProxyTokenStore::new(socket, None).unwrap();
-        client.server_info().await.unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..connections {
+            let client = ProxyTokenStore::new(socket.clone(), None).unwrap();
+            client.server_info().await.unwrap();
+            clients.push(client);
+        }
         println!("{MARK}connected");
         let (asked, mut asks) = tokio::sync::mpsc::unbounded_channel();
         std::thread::spawn(move || {
@@ -124,7 +141,7 @@ fn a_process_of_its_own() {
         });
         let key = EntryKey::parse(PROVIDER, "").unwrap();
         let (mut times, mut failure) = (Vec::new(), String::new());
-        loop {
+        for client in clients.iter().cycle() {
             let start = Instant::now();
             match client.get_token(&key, Duration::ZERO).await {
                 Ok(_) => times.push(start.elapsed()),

@@ -20,6 +20,11 @@ const MOST_DESCRIPTORS: usize = 256 + 64 + 40;
 const KEPT_KIB: u64 = 96 * 1024;
 /// An honest call may wait so long at most. Generous: it holds on a busy machine with two cores.
 const WORST: Duration = Duration::from_secs(4);
+/// And during an attack half of the calls and all but one of a hundred so long, or so many times as long as before it:
+/// the first is for a quick machine, where twice nothing is nothing, the second for a slow one.
+const HALF: Duration = Duration::from_millis(250);
+const NEARLY_ALL: Duration = Duration::from_secs(2);
+const TIMES: u32 = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Load {
@@ -52,7 +57,7 @@ where
         Load::Waiting => (None, Some(ROOM.read().await)),
     };
     let broker = Broker::start().await;
-    let mut honest = Honest::start(broker.socket());
+    let mut honest = Honest::start_within_its_share(broker.socket());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let before = honest.report();
     let at_rest = broker.held();
@@ -84,6 +89,10 @@ where
         assert_eq!(report.failure, None, "{name}, {when}: {report}");
         assert!(report.calls > 0 && report.worst < WORST, "{name}, {when}: {report}");
     }
+    assert!(
+        during.p50 < HALF.max(before.p50 * TIMES) && during.p99 < NEARLY_ALL.max(before.p99 * TIMES),
+        "{name}: before {before}, during {during}"
+    );
     assert!(
         most.kib < MOST_KIB && most.descriptors < MOST_DESCRIPTORS,
         "{name}: {most:?}"
