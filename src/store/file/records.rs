@@ -5,7 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -36,37 +36,49 @@ pub(super) struct Shared {
     pub(super) trouble: Trouble,
 }
 
-/// The last change that failed, until a write succeeds in its place.
+/// The changes that failed, until a write succeeds in their place.
 #[derive(Default)]
-pub(super) struct Trouble(Mutex<Option<Failed>>);
+pub(super) struct Trouble(Mutex<Vec<Failed>>);
+
+/// So many directories are kept in mind, the last ones: each is one more file to write for a look at the health.
+const TROUBLES: usize = 16;
 
 #[derive(Clone, PartialEq, Eq)]
 struct Failed {
     directory: PathBuf,
+    /// Of the longest file that failed there.
     length: usize,
 }
 
 impl Trouble {
     fn set(&self, directory: &Path, length: usize) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Failed {
+        let mut all = self.all();
+        let mut failed = Failed {
             directory: directory.to_owned(),
             length,
-        });
+        };
+        if let Some(at) = all.iter().position(|before| before.directory == directory) {
+            failed.length = failed.length.max(all.remove(at).length);
+        } else if all.len() == TROUBLES {
+            all.remove(0);
+        }
+        all.push(failed);
     }
 
-    /// Tries what failed: a file as long as that one, in the same directory.
+    /// Tries what failed: in each directory a file as long as that one.
     pub(super) fn probe(&self, root: &Path, directories: &Directories) -> Result<(), AtPath> {
-        let Some(failed) = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
-            return Ok(());
-        };
-        let directory = directories.make(root, &failed.directory)?;
-        durable::probe(&directory, failed.length)?;
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another write may have failed meanwhile.
-        if last.as_ref() == Some(&failed) {
-            *last = None;
+        let all = self.all().clone();
+        for failed in all {
+            let directory = directories.make(root, &failed.directory)?;
+            durable::probe(&directory, failed.length)?;
+            // Not what another write changed meanwhile: it failed, too.
+            self.all().retain(|known| *known != failed);
         }
         Ok(())
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Failed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -335,5 +347,44 @@ fn error_of(flaw: Flaw, doing: &Doing) -> StoreError {
         },
         Flaw::Corrupt(detail) => StoreError::Corrupt { what, detail },
         Flaw::Newer(format) => StoreError::NewerFormat { what, format },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// That one place is well again says nothing of another.
+    #[test]
+    fn trouble_lasts_until_all_places_are_well() {
+        let root = tempfile::tempdir().unwrap();
+        let (trouble, directories) = (Trouble::default(), Directories::default());
+        let probe = || trouble.probe(root.path(), &directories).is_ok();
+        assert!(probe());
+        for name in ["one", "two"] {
+            fs::write(root.path().join(name), "no directory").unwrap();
+            trouble.set(Path::new(name), 10);
+        }
+        trouble.set(Path::new("three"), 10);
+        assert!(!probe());
+        fs::remove_file(root.path().join("two")).unwrap();
+        assert!(!probe());
+        fs::remove_file(root.path().join("one")).unwrap();
+        assert!(probe() && trouble.all().is_empty());
+    }
+
+    #[test]
+    fn trouble_has_a_bound_and_keeps_the_longest_file() {
+        let trouble = Trouble::default();
+        for number in 0..100 {
+            trouble.set(Path::new(&number.to_string()), number);
+            trouble.set(Path::new("same"), 100 - number);
+        }
+        let all = trouble.all();
+        assert_eq!(all.len(), TROUBLES);
+        assert_eq!(all.iter().map(|failed| failed.length).max(), Some(100));
+        assert!(all.iter().any(|failed| failed.directory == Path::new("99")));
     }
 }
