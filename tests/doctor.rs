@@ -366,6 +366,21 @@ fn a_store_that_is_a_file_or_that_others_can_write_to_is_told() {
     let host = Host::new();
     host.write("data", "x");
     Told::on(&host).failed(69, &["store directory"]);
+    let host = Host::with_entry();
+    fs::remove_dir_all(host.store().join("tokens")).unwrap();
+    fs::write(host.store().join("tokens"), "x").unwrap();
+    Told::on(&host)
+        .failed(69, &["store entries", "store writing"])
+        .said(
+            "store entries",
+            "Not a directory",
+            "a file is where a directory has to be",
+        )
+        .said(
+            "store writing",
+            "Not a directory",
+            "a file is where a directory has to be",
+        );
 }
 
 #[test]

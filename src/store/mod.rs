@@ -261,7 +261,23 @@ impl StoreError {
             Self::Corrupt { .. } => "restore it from a backup, or store it anew",
             Self::NewerFormat { .. } => "upgrade credbroker to use it",
             Self::Busy { .. } => "try again",
+            Self::Unavailable { cause, .. } if is_not_a_directory(&**cause) => {
+                "a file is where a directory has to be: move it away, or restore the directory from a backup"
+            }
             Self::Unavailable { .. } => "check the permissions, the free space and the file system there",
+        }
+    }
+}
+
+/// Whether the system said so, somewhere behind this.
+fn is_not_a_directory(mut cause: &(dyn StdError + 'static)) -> bool {
+    loop {
+        if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+            return error.kind() == std::io::ErrorKind::NotADirectory;
+        }
+        match cause.source() {
+            Some(source) => cause = source,
+            None => return false,
         }
     }
 }
