@@ -10,6 +10,7 @@ use super::{
     timing,
 };
 use crate::{
+    clock::Now,
     credential::{AccessToken, EntryKey, Revision, SavedToken, TokenSet},
     store::{OverCorrupt, StoreError, StoredTokens},
 };
@@ -26,11 +27,13 @@ impl Broker {
     pub async fn token(&self, caller: &Caller, key: &EntryKey, min_validity: Duration) -> Result<AccessToken, Error> {
         self.begin()?;
         caller.require(Right::Read, key)?;
-        let mut stored = self.existing(key).await?;
-        if !self.usable(&stored, min_validity) {
-            stored = self.renewed(key, stored).await?;
+        let stored = self.existing(key).await?;
+        let now = self.inner.parts.clock.now();
+        if timing::usable(stored.tokens.expiry.as_ref(), &now, min_validity) {
+            return Ok(self.delivered(key, &stored, &now));
         }
-        self.hand_out(key, &stored)
+        let fresh = self.renewed(key, stored).await?;
+        self.hand_out(key, &fresh)
     }
 
     /// Refreshes the entry, unless the `revision` that the caller has is not the current one any more: then the current
@@ -219,7 +222,8 @@ impl Broker {
 
     /// Sees to it that the entry is renewed in time.
     fn arm(&self, key: &EntryKey, stored: &StoredTokens) {
-        if let Some(scheduler) = &self.inner.scheduler {
+        let renewable = stored.tokens.refresh_token.is_some() && self.inner.coordinator.has_provider(key);
+        if let Some(scheduler) = self.inner.scheduler.as_ref().filter(|_| renewable) {
             scheduler.schedule_if_needed(key, stored);
         }
     }
@@ -233,8 +237,12 @@ impl Broker {
                 Error::of_refresh(key, RefreshError::Unavailable { retry_after })
             }));
         }
+        Ok(self.delivered(key, stored, &now))
+    }
+
+    fn delivered(&self, key: &EntryKey, stored: &StoredTokens, now: &Now) -> AccessToken {
         self.inner.stats.delivered(key, now.wall);
         self.arm(key, stored);
-        Ok(stored.tokens.to_access_token(&stored.revision, &now))
+        stored.tokens.to_access_token(&stored.revision, now)
     }
 }

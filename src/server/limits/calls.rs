@@ -30,8 +30,8 @@ pub(super) struct Calls {
     shared_streams: usize,
     streamed: Allowance,
     next: u64,
-    /// What is there and not sent, by call. A call may be over while it is.
-    unsent: BTreeMap<u64, Unsent>,
+    /// What is there and not sent, of each call; hardly ever of more than one. A call may be over while it is.
+    unsent: Vec<Unsent>,
     /// No later than the first of these is due, so that it is looked for only when it could be.
     earliest: Option<Instant>,
     /// How many octets these are.
@@ -42,6 +42,7 @@ pub(super) struct Calls {
 
 #[derive(Debug)]
 struct Unsent {
+    call: u64,
     due: Instant,
     parts: usize,
 }
@@ -55,7 +56,7 @@ impl Calls {
             shared_streams: 0,
             streamed: Allowance::new(now, STREAMED_PER_SECOND, STREAMED_BURST),
             next: 0,
-            unsent: BTreeMap::new(),
+            unsent: Vec::new(),
             earliest: None,
             octets: 0,
             waiting: BTreeMap::new(),
@@ -70,7 +71,7 @@ impl Calls {
     /// When the first answer is overdue.
     pub(super) fn due(&mut self, now: Instant) -> Option<Instant> {
         if self.earliest.is_some_and(|earliest| earliest <= now) {
-            self.earliest = self.unsent.values().map(|unsent| unsent.due).min();
+            self.earliest = self.unsent.iter().map(|unsent| unsent.due).min();
         }
         self.earliest
     }
@@ -140,7 +141,12 @@ impl OpenCall {
         let due = Instant::now() + time;
         let mut calls = self.connection.calls();
         calls.octets += octets;
-        calls.unsent.entry(self.id).or_insert(Unsent { due, parts: 0 }).parts += 1;
+        if let Some(unsent) = calls.unsent.iter_mut().find(|unsent| unsent.call == self.id) {
+            unsent.parts += 1;
+        } else {
+            let call = self.id;
+            calls.unsent.push(Unsent { call, due, parts: 1 });
+        }
         if calls.earliest.is_none_or(|earliest| due < earliest) {
             calls.earliest = Some(due);
             drop(calls);
@@ -158,7 +164,8 @@ impl OpenCall {
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         // Held while all of it is looked at, so that no wakeup is missed.
         let mut calls = self.connection.calls();
-        let room = calls.octets < UNSENT && !calls.unsent.contains_key(&self.id);
+        let sent = calls.unsent.iter().all(|unsent| unsent.call != self.id);
+        let room = calls.octets < UNSENT && sent;
         if room && !self.connection.progress().is_full() {
             return Poll::Ready(());
         }
@@ -202,10 +209,13 @@ impl Drop for Offer {
         let mut calls = self.connection.calls();
         let was_full = calls.octets >= UNSENT;
         calls.octets -= self.octets;
-        if let Some(unsent) = calls.unsent.get_mut(&self.id) {
-            unsent.parts -= 1;
-            if unsent.parts == 0 {
-                calls.unsent.remove(&self.id);
+        if let Some(at) = calls.unsent.iter().position(|unsent| unsent.call == self.id) {
+            let gone = calls.unsent.get_mut(at).is_some_and(|unsent| {
+                unsent.parts -= 1;
+                unsent.parts == 0
+            });
+            if gone {
+                calls.unsent.swap_remove(at);
             }
         }
         let wake = calls.waiting.contains_key(&self.id) || (was_full && calls.octets < UNSENT);
