@@ -22,7 +22,9 @@ const STORE: &str = "store";
 const AUDIT: &str = "audit";
 
 pub(super) async fn look(explicit: Option<&Path>, environment: &Environment, report: &mut Report) {
+    report.begins(CONFIG);
     let config = look_at_config(explicit, environment, report);
+    report.begins(STORE);
     let newest = match &config {
         Some(config) => look_at_store(config, report).await,
         None => {
@@ -31,6 +33,7 @@ pub(super) async fn look(explicit: Option<&Path>, environment: &Environment, rep
         }
     };
     runtime::look(environment, report).await;
+    report.begins(AUDIT);
     match &config {
         Some(config) => {
             look_at_audit(config, report);
@@ -38,7 +41,9 @@ pub(super) async fn look(explicit: Option<&Path>, environment: &Environment, rep
         }
         None => report.left_out(AUDIT, "directory"),
     }
+    report.begins(machine::CLOCK);
     machine::look_at_clock(newest, report);
+    report.begins(machine::PROCESS);
     machine::look_at_process(report);
 }
 

@@ -10,8 +10,8 @@ use crate::{
     clock::{Clock as _, Now, SystemClock},
 };
 
-const CLOCK: &str = "clock";
-const PROCESS: &str = "process";
+pub(super) const CLOCK: &str = "clock";
+pub(super) const PROCESS: &str = "process";
 /// 1 January 2025: older than this program.
 const OLDEST: i64 = 1_735_689_600;
 /// What a clock may be corrected by without a word.

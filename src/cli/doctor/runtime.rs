@@ -20,6 +20,7 @@ const BROKERS: &str = "brokers";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) async fn look(environment: &Environment, report: &mut Report) {
+    report.begins(RUNTIME);
     let ignored = environment
         .get("XDG_RUNTIME_DIR")
         .is_some_and(|value| !value.is_empty());
@@ -63,6 +64,7 @@ pub(super) async fn look(environment: &Environment, report: &mut Report) {
         Ok(room) => report.ok(RUNTIME, "path length", format!("{room} bytes to spare for sockets")),
         Err(error) => fail(RUNTIME, "path length", error, report),
     }
+    report.begins(BROKERS);
     match opened {
         Ok(Some(runtime)) => look_at_brokers(&runtime, report).await,
         Ok(None) => report.ok(BROKERS, "running", "none"),

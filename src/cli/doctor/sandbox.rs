@@ -19,12 +19,14 @@ const CANNOT_CONNECT: &str = "Cannot connect to the credential broker. Ensure th
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) async fn look(socket: &Path, environment: &Environment, report: &mut Report) {
+    report.begins(SOCKET);
     if look_at_socket(socket, report).await.is_none() {
         for check in ["handshake", "capability", "health"] {
             report.left_out(BROKER, check);
         }
         return;
     }
+    report.begins(BROKER);
     look_at_handshake(socket, environment, report).await;
     look_at_health(socket, report).await;
 }
