@@ -10,6 +10,7 @@ use crate::{
 const PROVIDER: &str = "provider";
 
 pub(super) async fn look(config: &Config, environment: &Environment, report: &mut Report) {
+    report.begins(PROVIDER);
     for (name, looks) in daemon::diagnose_providers(config, environment).await {
         for look in looks {
             let check = format!("{name} {}", look.at);
