@@ -155,6 +155,9 @@ impl Broker {
 }
 
 /// Every method of every service, from the descriptors that reflection serves, and those of the companions.
+/// The one method whose answer goes on until the client's deadline.
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
 fn methods() -> Vec<String> {
     let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
     let mut all: Vec<String> = set
@@ -170,6 +173,7 @@ fn methods() -> Vec<String> {
     all.extend(
         [
             "/grpc.health.v1.Health/Check",
+            WATCH,
             "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
             "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
             "/credbroker.v1.CredentialBroker/Nothing",
@@ -236,8 +240,14 @@ async fn converse(socket: &Path) -> Vec<u8> {
         for (number, headers) in headers.iter().enumerate() {
             // Who is sent away at the door is sent away whatever he brings.
             let bodies = if number == 0 { &bodies[..] } else { &bodies[..1] };
+            let deadline: &[_] = if method == WATCH {
+                &[("grpc-timeout", "20m")]
+            } else {
+                &[]
+            };
+            let headers = [headers, deadline].concat();
             for body in bodies {
-                octets.extend(wire.call_with(&method, headers, body.clone()).await.octets());
+                octets.extend(wire.call_with(&method, &headers, body.clone()).await.octets());
             }
         }
     }

@@ -108,6 +108,9 @@ fn forms(secret: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("byte list", decimal.join(", ").into_bytes()),
         ("byte list", decimal.join(",").into_bytes()),
     ];
+    // On lines of their own, as far in as `{:#?}` and pretty JSON put them.
+    let lines = (1..=10).map(|depth| decimal.join(&format!(",\n{}", "  ".repeat(depth))));
+    forms.extend(lines.map(|text| ("byte list", text.into_bytes())));
     if let Ok(text) = std::str::from_utf8(secret) {
         let quoted = serde_json::to_string(text).unwrap();
         forms.push(("json", quoted[1..quoted.len() - 1].into()));
@@ -167,6 +170,10 @@ mod tests {
         assert_eq!(found(inside(&escaped)), ["json"]);
         assert!(found(format!("{:?}", Some(SECRET))).contains(&"debug"));
         assert_eq!(found(format!("{:?}", SECRET.as_bytes())), ["byte list"]);
+        assert_eq!(found(format!("{:#?}", SECRET.as_bytes())), ["byte list"]);
+        assert_eq!(found(format!("{:#?}", Some([SECRET.as_bytes()]))), ["byte list"]);
+        let pretty = serde_json::to_string_pretty(&serde_json::json!({"a": SECRET.as_bytes()})).unwrap();
+        assert_eq!(found(pretty), ["byte list"]);
         let percent = "s3cret%20%22quoted%5C~%3F%3E~%3F%3E%20with%2Bplus%2Fslash";
         assert_eq!(found(inside(percent)), ["percent"]);
         assert_eq!(
