@@ -248,7 +248,7 @@ fn the_command_gets_the_users_streams_and_signals_and_no_descriptor_of_the_broke
 fn every_signal_is_passed_on_and_the_commands_reaction_is_what_counts() {
     let host = Host::new();
     for (name, signal) in FORWARDED {
-        let script = format!("trap 'echo got {name}; kill $!; exit 3' {name}; sleep 600 >&- & echo ready; wait");
+        let script = format!("trap 'echo got {name}; kill $!; exit 3' {name}; sleep 60 >&- & echo ready; wait");
         let running = Running::start(run(&host, &script));
         assert_eq!(running.line(), "ready");
         running.signal(signal);
@@ -262,7 +262,7 @@ fn every_signal_is_passed_on_and_the_commands_reaction_is_what_counts() {
 fn a_command_that_dies_of_the_signal_takes_the_broker_with_it() {
     let host = Host::new();
     for (_, signal) in FORWARDED {
-        let running = Running::start(run(&host, "ulimit -c 0; echo ready; exec sleep 600"));
+        let running = Running::start(run(&host, "ulimit -c 0; echo ready; exec sleep 60"));
         assert_eq!(running.line(), "ready");
         assert_eq!(host.brokers().len(), 1);
         assert_eq!(running.end_by(signal), 128 + signal.as_raw());
@@ -307,7 +307,7 @@ fn nohup_holds_for_the_command_and_for_serve() {
 #[test]
 fn ctrl_c_at_a_terminal_reaches_the_command_once() {
     // The shell only waits, so it takes each signal at once; what it started in the background is not meant.
-    let script = "sleep 600 <&- >&- 2>&- & trap 'echo int' INT; trap 'echo two' USR2; trap 'kill $!; echo end; exit 5' USR1; \
+    let script = "sleep 60 <&- >&- 2>&- & trap 'echo int' INT; trap 'echo two' USR2; trap 'kill $!; echo end; exit 5' USR1; \
                   echo ready; while :; do wait $!; done";
     // Standard input may be another file than the terminal.
     for input in ["", "</dev/null"] {
@@ -378,7 +378,7 @@ fn what_the_command_leaves_running_does_not_hold_the_broker() {
     let host = Host::new();
     let running = Running::start(run(
         &host,
-        "sleep 600 <&- >&- 2>&- & echo $!; echo $CREDBROKER_SOCKET; read x; exit 0",
+        "sleep 60 <&- >&- 2>&- & echo $!; echo $CREDBROKER_SOCKET; read x; exit 0",
     ));
     let background: u32 = running.line().parse().unwrap();
     let socket = PathBuf::from(running.line());
@@ -397,7 +397,7 @@ fn what_the_command_leaves_running_does_not_hold_the_broker() {
 #[test]
 fn what_kill_9_of_run_leaves_is_swept_by_the_next_start() {
     let host = Host::new();
-    let running = Running::start(run(&host, "echo $$; exec sleep 600"));
+    let running = Running::start(run(&host, "echo $$; exec sleep 60"));
     let command: u32 = running.line().parse().unwrap();
     assert_eq!(running.end_by(Signal::KILL), 137);
     let left = host.brokers();
