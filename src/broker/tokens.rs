@@ -51,11 +51,11 @@ impl Broker {
         caller.require(Right::Read, key)?;
         let stored = self.existing(key).await?;
         let fresh = if revision.is_some_and(|revision| *revision != stored.revision) {
-            if self.usable(&stored, Duration::ZERO) {
-                stored
-            } else {
-                self.renewed(key, stored).await?
+            let now = self.inner.parts.clock.now();
+            if timing::usable(stored.tokens.expiry.as_ref(), &now, Duration::ZERO) {
+                return Ok(self.delivered(key, &stored, &now));
             }
+            self.renewed(key, stored).await?
         } else {
             self.renewable(key, &stored)?;
             match self
@@ -161,15 +161,7 @@ impl Broker {
         stored.ok_or_else(|| Error::NoEntry(key.clone()))
     }
 
-    fn usable(&self, stored: &StoredTokens, min_validity: Duration) -> bool {
-        timing::usable(
-            stored.tokens.expiry.as_ref(),
-            &self.inner.parts.clock.now(),
-            min_validity,
-        )
-    }
-
-    pub(super) fn expired(&self, stored: &StoredTokens) -> bool {
+    fn expired(&self, stored: &StoredTokens) -> bool {
         timing::expired(stored.tokens.expiry.as_ref(), &self.inner.parts.clock.now())
     }
 
@@ -222,8 +214,7 @@ impl Broker {
 
     /// Sees to it that the entry is renewed in time.
     fn arm(&self, key: &EntryKey, stored: &StoredTokens) {
-        let renewable = stored.tokens.refresh_token.is_some() && self.inner.coordinator.has_provider(key);
-        if let Some(scheduler) = self.inner.scheduler.as_ref().filter(|_| renewable) {
+        if let Some(scheduler) = &self.inner.scheduler {
             scheduler.schedule_if_needed(key, stored);
         }
     }

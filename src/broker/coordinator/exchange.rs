@@ -84,7 +84,7 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
         if shared.stopping.is_cancelled() {
             // It began to stop while the disk was slow: nothing has been presented, and nothing is.
             exchange.withdraw(&mut open).await;
-            return exchange.end(RefreshError::ShuttingDown);
+            return exchange.unsent(RefreshError::ShuttingDown);
         }
         drop(open);
 
@@ -223,8 +223,7 @@ impl Exchange<'_> {
             && other.expose_secret() != self.refresh_token.expose_secret()
         {
             tracing::warn!(entry = %self.landing.key, "the entry has another refresh token than the one that was refused");
-            let retry_after = Duration::ZERO;
-            return self.end(RefreshError::Unavailable { retry_after });
+            return self.unavailable();
         }
         tracing::warn!(entry = %self.landing.key, ?cause, "the entry needs a login");
         let record = StoredTokens {
@@ -269,9 +268,7 @@ impl Exchange<'_> {
         }
         Verdict::End(End {
             hold_off: asked,
-            ..self.end(RefreshError::Unavailable {
-                retry_after: Duration::ZERO,
-            })
+            ..self.unavailable()
         })
     }
 
@@ -290,9 +287,7 @@ impl Exchange<'_> {
         End {
             hold_off: timing::backoff(flights).max(marked).max(at_least),
             ambiguous: Some(true),
-            ..self.end(RefreshError::Unavailable {
-                retry_after: Duration::ZERO,
-            })
+            ..self.unavailable()
         }
     }
 
@@ -327,6 +322,13 @@ impl Exchange<'_> {
             hold_off: Duration::ZERO,
             ambiguous: Some(false),
         }
+    }
+
+    /// No usable answer. When to try again is reckoned when the flight lands.
+    fn unavailable(&self) -> End {
+        self.end(RefreshError::Unavailable {
+            retry_after: Duration::ZERO,
+        })
     }
 
     /// The end of a flight that could not send what it wanted to.

@@ -17,7 +17,7 @@ mod saving;
 mod waiting;
 
 use std::{
-    collections::{BTreeMap, HashMap, hash_map},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -91,7 +91,7 @@ struct Entry {
 /// A flight as those see it who wait for it.
 struct Flight {
     progress: watch::Receiver<Progress>,
-    promotion: Option<Promotion>,
+    promotion: Promotion,
 }
 
 /// How the last flight ended.
@@ -191,13 +191,10 @@ impl RefreshCoordinator {
             .get(&key.provider)
             .ok_or(RefreshError::ProviderNotFound)?;
         let mut entries = shared.entries();
-        let entry = match entries.entry(key.clone()) {
-            hash_map::Entry::Occupied(known) => known.into_mut(),
-            hash_map::Entry::Vacant(new) => new.insert(Entry::default()),
-        };
+        let entry = entries.entry(key.clone()).or_default();
         if let Some(flight) = &entry.flight {
-            if let (Asker::Caller, Some(promotion)) = (asker, &flight.promotion) {
-                promotion.promote();
+            if asker == Asker::Caller {
+                flight.promotion.promote();
             }
             return Ok(flight.progress.clone());
         }
@@ -217,7 +214,7 @@ impl RefreshCoordinator {
         let (sender, progress) = watch::channel(Progress::Permit);
         entry.flight = Some(Flight {
             progress: progress.clone(),
-            promotion: Some(place.promotion()),
+            promotion: place.promotion(),
         });
         let landing = Landing::new(shared, key, sender, now);
         drop(entries);

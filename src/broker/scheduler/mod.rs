@@ -99,6 +99,10 @@ impl ProactiveScheduler {
     /// not armed already. What was given up is armed again.
     pub fn schedule_if_needed(&self, key: &EntryKey, stored: &StoredTokens) {
         let shared = &self.shared;
+        // What nobody can renew is told first: it is never armed, and comes by with every delivery.
+        if stored.tokens.refresh_token.is_none() || !shared.coordinator.has_provider(key) {
+            return;
+        }
         let now = shared.clock.now();
         let mut state = shared.state();
         if state.agenda.used(key, &stored.revision, &now) == Known::No {
@@ -106,9 +110,6 @@ impl ProactiveScheduler {
             let Some(plan) = Plan::of(stored, &now, || (shared.jitter)()) else {
                 return;
             };
-            if !shared.coordinator.has_provider(key) {
-                return;
-            }
             state = shared.state();
             // Another task may have been faster.
             if state.agenda.used(key, &stored.revision, &now) == Known::No {
