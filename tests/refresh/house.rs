@@ -15,13 +15,13 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     authority::{Authority, entry},
-    clock::Manual,
+    clock::PausedClock,
     fake,
 };
 
 pub(crate) struct House {
     pub(crate) store: fake::Store,
-    pub(crate) clock: Arc<Manual>,
+    pub(crate) clock: Arc<PausedClock>,
     pub(crate) authority: Arc<Authority>,
     pub(crate) broker: Broker,
 }
@@ -46,7 +46,7 @@ impl House {
 
     pub(crate) fn empty() -> Self {
         let store = fake::Store::new();
-        let clock = Arc::new(Manual::new());
+        let clock = Arc::new(PausedClock::new());
         let authority = Authority::new(&store);
         let broker = broker(&store, &clock, &[("p", &authority)]);
         Self {
@@ -167,7 +167,7 @@ fn providers(all: &[(&str, &Arc<Authority>)]) -> BTreeMap<Name, Arc<dyn Provider
         .collect()
 }
 
-pub(crate) fn broker(store: &fake::Store, clock: &Arc<Manual>, all: &[(&str, &Arc<Authority>)]) -> Broker {
+pub(crate) fn broker(store: &fake::Store, clock: &Arc<PausedClock>, all: &[(&str, &Arc<Authority>)]) -> Broker {
     Broker::new(Parts {
         tokens: Arc::new(store.clone()),
         keys: Arc::new(store.clone()),

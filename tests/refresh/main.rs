@@ -8,7 +8,6 @@
 )]
 
 mod authority;
-mod clock;
 mod cooldown;
 mod house;
 mod intents;
@@ -22,6 +21,9 @@ mod serving;
 mod stopping;
 mod waiting;
 
+#[expect(dead_code, reason = "every test binary uses its own part of this")]
+#[path = "../support/clock.rs"]
+mod clock;
 #[expect(dead_code, reason = "every test binary uses its own part of this")]
 #[path = "../support/fake.rs"]
 mod fake;

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     authority::{Step, entry},
-    clock::Manual,
+    clock::PausedClock,
     house::{House, failed, get, getting, import, logout, pass, timed, token},
 };
 
@@ -28,7 +28,7 @@ fn store(dir: &TempDir) -> FileStore {
 }
 
 /// A broker over files whose provider is that of the house.
-fn broker(house: &House, clock: &Arc<Manual>, store: FileStore) -> Broker {
+fn broker(house: &House, clock: &Arc<PausedClock>, store: FileStore) -> Broker {
     Broker::new(Parts {
         tokens: Arc::new(store.clone()),
         keys: Arc::new(store),

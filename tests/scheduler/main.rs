@@ -9,6 +9,7 @@ mod failures;
 mod house;
 mod lifetimes;
 
+#[expect(dead_code, reason = "every test binary uses its own part of this")]
 #[path = "../support/clock.rs"]
 mod clock;
 #[path = "../support/provider.rs"]

@@ -18,10 +18,10 @@ pub(crate) struct PausedClock {
 }
 
 /// How far the clocks are ahead of tokio's time.
-#[derive(Default)]
 struct Ahead {
     wall: SignedDuration,
     boot: Duration,
+    boot_id: Arc<str>,
 }
 
 impl PausedClock {
@@ -29,7 +29,11 @@ impl PausedClock {
     pub(crate) fn new() -> Self {
         Self {
             start: Instant::now(),
-            ahead: Arc::default(),
+            ahead: Arc::new(Mutex::new(Ahead {
+                wall: SignedDuration::ZERO,
+                boot: Duration::from_secs(10_000),
+                boot_id: "a boot".into(),
+            })),
         }
     }
 
@@ -53,6 +57,18 @@ impl PausedClock {
     pub(crate) fn step_wall_millis(&self, millis: i64) {
         self.ahead.lock().unwrap().wall += SignedDuration::from_millis(millis);
     }
+
+    /// Steps boot time alone, as a suspend does whose time the wall clock does not count.
+    pub(crate) fn step_boot(&self, seconds: u64) {
+        self.ahead.lock().unwrap().boot += Duration::from_secs(seconds);
+    }
+
+    /// From now on it is another boot.
+    pub(crate) fn reboot(&self) {
+        let mut ahead = self.ahead.lock().unwrap();
+        ahead.boot = Duration::ZERO;
+        ahead.boot_id = "another boot".into();
+    }
 }
 
 impl Clock for PausedClock {
@@ -61,8 +77,8 @@ impl Clock for PausedClock {
         let ahead = self.ahead.lock().unwrap();
         Now {
             wall: Timestamp::from_second(1_800_000_000).unwrap() + ahead.wall + passed,
-            boot: Duration::from_secs(10_000) + ahead.boot + passed,
-            boot_id: "a boot".into(),
+            boot: ahead.boot + passed,
+            boot_id: Arc::clone(&ahead.boot_id),
         }
     }
 }
