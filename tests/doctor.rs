@@ -21,9 +21,19 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
+    time::Duration,
 };
 
 use command::{Answer, Host, PATH, Serve, modes_below};
+use credbroker::{
+    clock::{Clock as _, SystemClock},
+    credential::{EntryKey, Intent},
+    store::{
+        OverCorrupt, TokenGuard, TokenStore as _,
+        file::{FileStore, FileStoreConfig, IdentitySource},
+    },
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -603,4 +613,45 @@ fn in_a_sandbox_the_handshake_the_capability_and_the_health_are_told() {
         .failed(69, &["broker health"])
         .said("broker health", "does not serve", "on the host");
     assert_eq!(serve.end_by(Signal::TERM), 0);
+}
+
+#[test]
+fn an_interrupted_refresh_is_explained_once_nobody_is_at_it() {
+    let host = Host::with_entry();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let lock = runtime.block_on(mark(&host));
+    Told::on(&host)
+        .warned(&["store locks"])
+        .said("store entries", "1 entry, all open", "");
+    drop(lock);
+    Told::on(&host).warned(&["store entries"]).said(
+        "store entries",
+        "a refresh of p/default was interrupted: it began at 20",
+        "needs a login",
+    );
+    let status = host.run(&["status"]).succeeded();
+    assert!(status.out.contains("ambiguous"), "{status:?}");
+    assert!(
+        status.out.contains("A refresh of p/default was interrupted"),
+        "{status:?}"
+    );
+}
+
+/// Marks the entry as a refresh does that begins, and keeps its lock.
+async fn mark(host: &Host) -> Box<dyn TokenGuard> {
+    let store = FileStore::open(FileStoreConfig {
+        path: host.store(),
+        identity: IdentitySource::Default,
+        allow_network_fs: false,
+    })
+    .unwrap();
+    let mut guard = store
+        .lock(&EntryKey::parse("p", "").unwrap(), Duration::from_secs(5))
+        .await
+        .unwrap();
+    let mut record = (*guard.read().await.unwrap().unwrap()).clone();
+    let intent = Intent::to_present(record.tokens.refresh_token.as_ref().unwrap(), &SystemClock::new().now());
+    record.intent = Some(Box::new(intent));
+    guard.put(Arc::new(record), OverCorrupt::Refuse).await.unwrap();
+    guard
 }

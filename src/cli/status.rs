@@ -149,7 +149,7 @@ fn merge(entries: &mut BTreeMap<EntryKey, Entry>, told: &proto::EntryStatus) {
         (one, other) => one.or(other),
     };
     let unsaved = told.state() == proto::EntryState::Unsaved;
-    // To the store a refresh under way looks like one that was interrupted.
+    // A refresh that was interrupted as the store has it may have begun anew, or may not have been removed as such.
     let refreshing =
         entry.state == Some(EntryState::Ambiguous.as_str()) && told.state() != proto::EntryState::Ambiguous;
     if unsaved || refreshing {
@@ -249,7 +249,29 @@ fn print(status: &Status) -> Result<(), Failure> {
             "SAVED BY",
         ],
         rows,
-    )
+    )?;
+    for entry in &status.entries {
+        if let Some(meaning) = entry.state.and_then(meaning) {
+            let name = format!("{}/{}", entry.provider, entry.bucket);
+            output::line(&format!("\n{}", meaning.replace("ENTRY", &name)))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a state means that calls for an explanation.
+fn meaning(state: &str) -> Option<&'static str> {
+    match state {
+        "ambiguous" => Some(
+            "A refresh of ENTRY was interrupted before the provider's answer was stored. The next one asks again, and shows \
+             whether the provider spent the refresh token; if so, ENTRY needs a login.",
+        ),
+        "unsaved" => Some(
+            "The newest token set of ENTRY lives only in the memory of its broker, and is lost if that is killed. It is saved \
+             as soon as the store can be written: see what `credbroker doctor` says of it.",
+        ),
+        _ => None,
+    }
 }
 
 /// The next renewal, and how many have failed in a row.

@@ -124,6 +124,12 @@ pub(super) fn lock_files(root: &Path) -> Result<Vec<PathBuf>, AtPath> {
     Ok(found)
 }
 
+/// The lock file of an entry.
+pub(super) fn entry_lock(root: &Path, key: &EntryKey) -> PathBuf {
+    let place = Place::of_entry(key);
+    root.join(place.lock_directory).join(place.lock)
+}
+
 /// Whose lock a lock file is, for people; `None`: not a record's.
 pub(super) fn lock_of(root: &Path, path: &Path) -> Option<String> {
     let below = path.strip_prefix(locks(root)).ok()?;

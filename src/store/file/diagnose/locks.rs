@@ -47,7 +47,7 @@ pub(super) async fn look_at_locks(root: &Path, diagnosis: &mut Diagnosis) {
 }
 
 /// Asks with a shared lock, freed at once: whoever wants the lock at that very moment tries again a millisecond later.
-fn is_held(path: &Path) -> bool {
+pub(super) fn is_held(path: &Path) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else {
         return false;

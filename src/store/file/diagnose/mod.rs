@@ -13,16 +13,20 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use self::{
-    locks::look_at_locks,
+    locks::{is_held, look_at_locks},
     places::{Directory, look_at_directory, look_at_file_system, look_at_writing},
 };
 use super::{
     FileStore, FileStoreConfig, IdentitySource,
     blocking::{Doing, LIMIT},
     identity::{self, Look},
+    layout,
     records::UNDECRYPTABLE,
 };
-use crate::store::{KeyStore, Operation, StoreError, StoredTokens, TokenStore};
+use crate::{
+    credential::EntryKey,
+    store::{KeyStore, Operation, StoreError, StoredTokens, TokenStore},
+};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -119,7 +123,7 @@ impl FileStore {
         match opened {
             Ok(store) => {
                 let usable = store.look_at_identity(&root, &source, &mut diagnosis).await;
-                store.look_at_entries(usable, &mut diagnosis).await;
+                store.look_at_entries(&root, usable, &mut diagnosis).await;
                 store.look_at_keys(usable, &mut diagnosis).await;
             }
             Err(error) => diagnosis.found("identity", error),
@@ -156,7 +160,7 @@ impl FileStore {
         }
     }
 
-    async fn look_at_entries(&self, usable: bool, diagnosis: &mut Diagnosis) {
+    async fn look_at_entries(&self, root: &Path, usable: bool, diagnosis: &mut Diagnosis) {
         let keys = match TokenStore::list(self).await {
             Ok(keys) => keys,
             Err(error) => return diagnosis.found("entries", error),
@@ -165,9 +169,14 @@ impl FileStore {
             return diagnosis.left_out("entries");
         }
         let mut bad = Vec::new();
+        let mut interrupted = Vec::new();
         for key in &keys {
             match TokenStore::read(self, key).await {
                 Ok(stored) => {
+                    let since = stored
+                        .as_deref()
+                        .and_then(|stored| interrupted_since(root, key, stored));
+                    interrupted.extend(since.map(|since| (key, since)));
                     let stored = stored.as_deref().and_then(when_stored);
                     diagnosis.newest = diagnosis.newest.max(stored);
                 }
@@ -181,6 +190,19 @@ impl FileStore {
             bad,
             diagnosis,
         );
+        for (key, since) in interrupted {
+            diagnosis.notice(
+                "entries",
+                format!(
+                    "a refresh of {key} was interrupted: it began at {since}, and the provider's answer, if there was one, \
+                     was not stored"
+                ),
+                format!(
+                    "nothing: the next refresh asks again, and shows whether the provider spent the refresh token; if so, \
+                     {key} needs a login"
+                ),
+            );
+        }
     }
 
     async fn look_at_keys(&self, usable: bool, diagnosis: &mut Diagnosis) {
@@ -215,6 +237,13 @@ fn counted(count: usize, one: &str, many: &str) -> String {
 
 fn when_stored(stored: &StoredTokens) -> Option<Timestamp> {
     stored.tokens.expiry.as_ref().map(|expiry| expiry.stored.wall)
+}
+
+/// When a refresh began that left its mark, and that nobody is at any more: its process died, or lost the answer.
+fn interrupted_since(root: &Path, key: &EntryKey, stored: &StoredTokens) -> Option<Timestamp> {
+    let (intent, refresh_token) = (stored.intent.as_ref()?, stored.tokens.refresh_token.as_ref()?);
+    let over = intent.is_about(refresh_token) && !is_held(&layout::entry_lock(root, key));
+    over.then_some(intent.written.wall)
 }
 
 fn tell_records(check: &'static str, count: &str, all: usize, bad: Vec<StoreError>, diagnosis: &mut Diagnosis) {
