@@ -23,7 +23,8 @@ pub enum EntryState {
     Due,
     /// It cannot be renewed: the host has to store a new token set.
     NeedsLogin,
-    /// A refresh was interrupted: whether the provider spent the refresh token shows with the next one.
+    /// A refresh was interrupted, and nobody is at it any more: whether the provider spent the refresh token shows with the
+    /// next one.
     Ambiguous,
     /// The newest token set lives in memory only, because it could not be saved.
     Unsaved,
@@ -119,7 +120,7 @@ impl Broker {
             }
         };
         let expiry = stored.tokens.expiry.as_ref();
-        let state = self.state(key, &stored);
+        let state = self.state(key, &stored).await;
         let renewal = self
             .inner
             .scheduler
@@ -137,14 +138,14 @@ impl Broker {
         })
     }
 
-    fn state(&self, key: &EntryKey, stored: &StoredTokens) -> EntryState {
+    async fn state(&self, key: &EntryKey, stored: &StoredTokens) -> EntryState {
         let activity = self.inner.coordinator.activity(key);
         let tokens = &stored.tokens;
         let renewable = tokens.refresh_token.is_some() && self.inner.coordinator.has_provider(key);
         let now = self.inner.parts.clock.now();
         if activity.unsaved {
             EntryState::Unsaved
-        } else if stored.intent.is_some() && !activity.refreshing {
+        } else if !activity.refreshing && self.interrupted(key, stored).await {
             EntryState::Ambiguous
         } else if timing::usable(tokens.expiry.as_ref(), &now, Duration::ZERO) {
             EntryState::Ok
@@ -155,5 +156,14 @@ impl Broker {
         } else {
             EntryState::Ok
         }
+    }
+
+    /// Whether a refresh left its mark and nobody is at it any more. Who is at it holds the lock, in whatever process.
+    async fn interrupted(&self, key: &EntryKey, stored: &StoredTokens) -> bool {
+        if self.inner.coordinator.interrupted(key, stored).is_none() {
+            return false;
+        }
+        let lock = self.inner.parts.tokens.lock(key, Duration::ZERO).await;
+        !matches!(lock, Err(StoreError::Busy { .. }))
     }
 }

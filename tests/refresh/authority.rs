@@ -38,6 +38,8 @@ pub(crate) enum Step {
     /// The answer is lost.
     Lost,
     Panic,
+    /// Nothing, ever.
+    Never,
     /// The same, once the test lets it go.
     Held(Box<Step>),
 }
@@ -316,6 +318,11 @@ impl Provider for Authority {
                 retry_after: retry_after.map(Duration::from_secs),
             },
             Step::Lost => Outcome::Ambiguous(seen()),
+            Step::Never => {
+                // Whoever gives this one up has waited for longer than any exchange lasts.
+                presentation.ended = true;
+                std::future::pending().await
+            }
             Step::Panic => panic!("the provider panics, as the test said"),
             Step::Held(_) => unreachable!("let go above"),
         };

@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use credbroker::{
+    broker::{Broker, page::PageRequest, status::EntryState},
     clock::Clock as _,
     credential::Intent,
     reason::Reason,
@@ -234,4 +235,73 @@ async fn a_mark_that_could_not_be_written_leaves_none_behind() {
     // It might be on the disk all the same, and is taken away.
     assert_eq!(house.store.changed().last(), Some(&(Change::Record, true)));
     assert!(!house.marked().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_cannot_be_removed_does_not_make_this_broker_forget_how_it_ended() {
+    let steps: [fn() -> Step; 2] = [|| Step::Reject, || Step::Busy(Some(0))];
+    for (row, step) in steps.into_iter().enumerate() {
+        let house = House::expired().await;
+        // Were the answer taken for lost, the refresh token would have to be given up.
+        house.authority.repeats(false);
+        house.authority.then([step().held()]);
+        let getting = house.getting();
+        house.authority.asked(1).await;
+        house.store.fail_only(Change::Record, Fault::Unavailable);
+        house.authority.otherwise(step);
+        house.authority.let_go();
+        getting.await.unwrap().unwrap_err();
+        assert!(house.marked().await, "row {row}");
+        assert_eq!(state(&house).await, EntryState::Due, "row {row}");
+        house.store.fail_changes(None);
+        house.authority.otherwise(|| Step::Rotate(3600));
+        pass(30).await;
+        assert_eq!(house.get().await, token("at-1"), "row {row}");
+        assert!(!house.marked().await, "row {row}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_may_have_been_written_and_cannot_be_removed_keeps_this_broker_waiting_for_nothing() {
+    let house = House::expired().await;
+    house.authority.then([Step::Busy(None).held()]);
+    let getting = house.getting();
+    house.authority.asked(1).await;
+    house.store.fail_changes(Fault::Unavailable);
+    house.authority.let_go();
+    assert_eq!(getting.await.unwrap().unwrap_err().0, Reason::StoreUnavailable);
+    assert!(house.marked().await);
+    house.store.fail_changes(None);
+    pass(30).await;
+    assert_eq!(house.get().await, token("at-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_is_shown_as_interrupted_once_nobody_is_at_it() {
+    let house = House::expired().await;
+    house.authority.then([Step::Lost.held(), Step::Lost]);
+    let other = house.another();
+    let getting = house.getting();
+    house.authority.asked(1).await;
+    // Another process merely refreshes.
+    for broker in [&house.broker, &other] {
+        assert_eq!(state_at(broker).await, EntryState::Due);
+    }
+    house.authority.let_go();
+    getting.await.unwrap().unwrap_err();
+    for broker in [&house.broker, &other] {
+        assert_eq!(state_at(broker).await, EntryState::Ambiguous);
+    }
+    // A login with another refresh token ends it.
+    house.import("", "rt-new", 1000).await;
+    assert_eq!(state(&house).await, EntryState::Ok);
+}
+
+async fn state(house: &House) -> EntryState {
+    state_at(&house.broker).await
+}
+
+async fn state_at(broker: &Broker) -> EntryState {
+    let (entries, _) = broker.entries(&PageRequest::all()).await.unwrap();
+    entries.first().unwrap().state
 }

@@ -1,6 +1,6 @@
 //! How long somebody waits for an exchange.
 
-use credbroker::broker::coordinator::Asker;
+use credbroker::broker::coordinator::{Asker, RefreshError};
 
 use crate::{
     authority::{Authority, Step, entry},
@@ -50,10 +50,49 @@ async fn callers_that_stop_waiting_get_the_token_that_has_not_expired() {
 async fn pauses_between_presentations_count_as_part_of_the_exchange() {
     let house = House::expired().await;
     house.authority.then([Step::Busy(Some(14)), Step::Rotate(3600).held()]);
-    assert_eq!(timed(house.get()).await, (unavailable(45), 15));
+    // The second one has only just begun.
+    assert_eq!(timed(house.get()).await, (unavailable(59), 15));
     house.authority.let_go();
     settle().await;
     assert_eq!(house.get().await, token("at-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_during_the_repeat_of_a_lost_answer_is_told_how_long_that_may_take() {
+    let house = House::expired().await;
+    house.authority.then([Step::Lost.held(), Step::Rotate(3600).held()]);
+    let first = house.getting();
+    house.authority.asked(1).await;
+    assert_eq!(ended(first).await, (unavailable(45), 15));
+    pass(45).await;
+    house.authority.let_go();
+    house.authority.asked(2).await;
+    pass(20).await;
+    assert_eq!(timed(house.get()).await, (unavailable(40), 0));
+    // A provider that takes longer than it may: never a delay of nothing.
+    pass(50).await;
+    assert_eq!(timed(house.get()).await, (unavailable(1), 0));
+    house.authority.let_go();
+    settle().await;
+    assert_eq!(house.get().await, token("at-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exchange_that_never_ends_is_given_up_with_its_mark_and_counts_as_a_lost_answer() {
+    let house = House::with(1000).await;
+    house.authority.then([Step::Never]);
+    let (coordinator, saw) = (house.coordinator(), house.revision().await);
+    let renewal = tokio::spawn(async move { coordinator.refresh(&entry(""), &saw, Asker::Renewal).await });
+    house.authority.asked(1).await;
+    let (got, seconds) = ended(renewal).await;
+    assert!(
+        matches!(got, Err(RefreshError::Unavailable { .. })) && seconds == 90,
+        "{got:?} {seconds}"
+    );
+    assert!(!house.authority.busy());
+    assert!(house.marked().await);
+    // Another broker need not wait for a lock, and repeats what was lost.
+    assert_eq!(timed(house.refresh()).await, (token("at-1"), 0));
 }
 
 #[tokio::test(start_paused = true)]

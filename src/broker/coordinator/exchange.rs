@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{
     sync::MutexGuard,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -45,6 +45,8 @@ pub(super) struct Exchange<'a> {
     pub(super) lost: bool,
     /// One of this flight was.
     pub(super) lost_now: bool,
+    /// The marks that the record may have: the one that was read, and those that this flight wrote.
+    pub(super) marks: Vec<Intent>,
     /// When the flight had everything it needed.
     pub(super) began: Instant,
 }
@@ -76,6 +78,7 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
         let intent = Intent::to_present(&exchange.refresh_token, &now);
         let mut record = (*exchange.stored).clone();
         record.intent = Some(Box::new(intent.clone()));
+        exchange.marks.push(intent.clone());
         if let Err(error) = open.guard.put(Arc::new(record), OverCorrupt::Refuse).await {
             // The mark may be on the disk all the same, and would keep everybody waiting for nothing.
             exchange.withdraw(&mut open).await;
@@ -88,8 +91,11 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
         }
         drop(open);
 
-        exchange.landing.at(Progress::Exchange(exchange.began));
-        let outcome = exchange.present(&mut permit).await;
+        exchange.landing.at(Progress::Exchange {
+            began: exchange.began,
+            presented: Instant::now(),
+        });
+        let outcome = exchange.present(&mut permit, &intent).await;
         let _saving = shared.saves.token();
         open = exchange.held.lock().await;
         if open.removed {
@@ -152,13 +158,21 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
 
 impl Exchange<'_> {
     /// One presentation. The permit is given back when it takes long.
-    async fn present(&self, permit: &mut Option<Permit>) -> Outcome {
-        let mut asked = self.provider.refresh(&self.refresh_token);
-        tokio::select! {
-            outcome = &mut asked => return outcome,
-            () = tokio::time::sleep_until(self.began + PERMIT) => *permit = None,
-        }
-        asked.await
+    ///
+    /// A provider ends by itself. One that does not would keep the entry for ever: it is dropped, and its connection with
+    /// it, when the mark holds no longer.
+    async fn present(&self, permit: &mut Option<Permit>, intent: &Intent) -> Outcome {
+        let presentation = async {
+            let mut asked = self.provider.refresh(&self.refresh_token);
+            tokio::select! {
+                outcome = &mut asked => return outcome,
+                () = tokio::time::sleep_until(self.began + PERMIT) => *permit = None,
+            }
+            asked.await
+        };
+        timeout(intent.deadline, presentation)
+            .await
+            .unwrap_or_else(|_elapsed| Outcome::Ambiguous(Seen("the exchange did not end".to_owned())))
     }
 
     /// A new token set: merged, saved, and only then anybody's.
@@ -302,7 +316,8 @@ impl Exchange<'_> {
         let mut record = (*self.stored).clone();
         record.intent = None;
         if let Err(error) = open.guard.put(Arc::new(record), OverCorrupt::Refuse).await {
-            // Nothing is lost: whoever finds it waits until it has passed.
+            // Nothing is lost: this broker knows better, and whoever else finds it waits until it has passed.
+            self.landing.over(&self.marks);
             tracing::warn!(entry = %self.landing.key, %error, "the mark of a refresh that has ended could not be removed");
         }
     }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     broker::timing,
-    credential::{EntryKey, Revision},
+    credential::{EntryKey, Intent, Revision},
     store::{HolderState, StoredTokens},
 };
 
@@ -78,6 +78,13 @@ impl Landing {
 
     pub(super) fn at(&self, progress: Progress) {
         self.progress.send_replace(progress);
+    }
+
+    /// It is known how the presentations of these marks ended, whatever the store says.
+    pub(super) fn over(&self, marks: &[Intent]) {
+        if let Some(entry) = self.shared.entries().get_mut(&self.key) {
+            entry.over = marks.to_vec();
+        }
     }
 
     /// Flights of the entry in a row, before this one, whose outcome nobody knows.
@@ -178,7 +185,7 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
             Some(false),
         ));
     };
-    let interrupted = stored.intent.as_ref().filter(|intent| intent.is_about(&refresh_token));
+    let interrupted = shared.interrupted(key, &stored);
     if let Some(intent) = interrupted {
         let rest = intent.remaining(&shared.clock.now());
         if !rest.is_zero() {
@@ -201,6 +208,7 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
         held: &held,
         refresh_token,
         lost: interrupted.is_some(),
+        marks: stored.intent.iter().map(|intent| (**intent).clone()).collect(),
         lost_now: false,
         stored,
         began: Instant::now(),

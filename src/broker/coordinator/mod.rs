@@ -39,7 +39,7 @@ pub(super) use self::{held::Writing, removal::Removed};
 use super::timing;
 use crate::{
     clock::Clock,
-    credential::{EntryKey, Name, Revision},
+    credential::{EntryKey, Intent, Name, Revision},
     oauth::Provider,
     store::{StoreError, StoredTokens, TokenStore},
 };
@@ -86,6 +86,8 @@ struct Entry {
     last: Option<Last>,
     /// Flights in a row whose outcome nobody knows.
     ambiguous: u32,
+    /// Marks that could not be removed from the store, although it is known how their presentations ended.
+    over: Vec<Intent>,
 }
 
 /// A flight as those see it who wait for it.
@@ -253,6 +255,11 @@ impl RefreshCoordinator {
         })
     }
 
+    /// The mark of a presentation whose outcome this broker does not know: another process may be at it, or died.
+    pub(super) fn interrupted<'s>(&self, key: &EntryKey, stored: &'s StoredTokens) -> Option<&'s Intent> {
+        self.shared.interrupted(key, stored)
+    }
+
     /// Whether everything that providers gave is saved.
     ///
     /// # Errors
@@ -305,6 +312,17 @@ impl Shared {
     /// Whether a token set can be handed out without a refresh.
     fn usable(&self, stored: &StoredTokens) -> bool {
         timing::usable(stored.tokens.expiry.as_ref(), &self.clock.now(), Duration::ZERO)
+    }
+
+    /// See [`RefreshCoordinator::interrupted`].
+    fn interrupted<'s>(&self, key: &EntryKey, stored: &'s StoredTokens) -> Option<&'s Intent> {
+        let refresh_token = stored.tokens.refresh_token.as_ref()?;
+        let intent = stored
+            .intent
+            .as_deref()
+            .filter(|intent| intent.is_about(refresh_token))?;
+        let over = self.entries().get(key).is_some_and(|entry| entry.over.contains(intent));
+        (!over).then_some(intent)
     }
 
     /// The lock of the entry, if it is kept and the entry is so.

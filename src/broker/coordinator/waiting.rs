@@ -20,7 +20,9 @@ use crate::{
 const CALLER: Duration = Duration::from_secs(15);
 /// What a caller waits for the entry's lock.
 const LOCK: Duration = Duration::from_secs(10);
-/// What the exchange itself is given.
+/// What somebody is told to wait at least: a provider that takes longer than it may is not asked about in a loop.
+const AT_LEAST: Duration = Duration::from_secs(1);
+/// What the exchange itself is given, every presentation anew.
 const EXCHANGE: Duration = Duration::from_secs(60);
 
 /// Where a flight is.
@@ -30,8 +32,13 @@ pub(super) enum Progress {
     Permit,
     /// It waits for the entry's lock, or reads under it.
     Lock,
-    /// The provider is asked, since this moment; also while the answer is saved.
-    Exchange(Instant),
+    /// The provider is asked; also between two presentations, and while the answer is saved.
+    Exchange {
+        /// Since when.
+        began: Instant,
+        /// When the refresh token was presented last.
+        presented: Instant,
+    },
     /// It has ended.
     Landed(Result<Arc<StoredTokens>, RefreshError>),
 }
@@ -51,7 +58,7 @@ pub(super) async fn wait(
             Progress::Landed(result) => return result.clone(),
             Progress::Permit => joined + CALLER,
             Progress::Lock => *at_lock.get_or_insert_with(Instant::now) + LOCK,
-            Progress::Exchange(since) => *since + CALLER,
+            Progress::Exchange { began, .. } => *began + CALLER,
         };
         let changed = match asker {
             Asker::Renewal => Ok(progress.changed().await),
@@ -73,8 +80,10 @@ async fn given_up(shared: &Shared, key: &EntryKey, at: &Progress) -> RefreshErro
             what: format!("entry {key}"),
             holder: shared.tokens.holder(key).await,
         }),
-        Progress::Exchange(since) => RefreshError::Released {
-            retry_after: (*since + EXCHANGE).saturating_duration_since(Instant::now()),
+        Progress::Exchange { presented, .. } => RefreshError::Released {
+            retry_after: (*presented + EXCHANGE)
+                .saturating_duration_since(Instant::now())
+                .max(AT_LEAST),
         },
         // Every permit comes back after 15 s at the latest.
         Progress::Permit | Progress::Landed(_) => RefreshError::Released { retry_after: CALLER },

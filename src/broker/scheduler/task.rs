@@ -10,7 +10,6 @@ use tokio::sync::Notify;
 use super::{Shared, agenda::Job};
 use crate::{
     broker::coordinator::{Asker, RefreshCoordinator, RefreshError},
-    clock::Now,
     store::StoredTokens,
 };
 
@@ -75,8 +74,10 @@ impl Errand {
                 let Some(now) = self.shared.upgrade().map(|shared| shared.clock.now()) else {
                     return;
                 };
-                match interrupted(&stored, &now) {
-                    Some(rest) if !coordinator.activity(&key).refreshing => End::Later(rest),
+                let interrupted = coordinator.interrupted(&key, &stored);
+                // Nobody may present it, and it is no failure to wait for that.
+                match interrupted.map(|intent| intent.remaining(&now)) {
+                    Some(rest) if !rest.is_zero() && !coordinator.activity(&key).refreshing => End::Later(rest),
                     _ => {
                         self.flight = Some(now.boot);
                         ended(coordinator.refresh(&key, &self.job.revision, Asker::Renewal).await)
@@ -97,14 +98,6 @@ impl Drop for Errand {
             shared.settle(&self.job, self.flight, &self.end);
         }
     }
-}
-
-/// How much longer the refresh token may be in the hands of somebody else, or of somebody who died: nobody may present it,
-/// and it is no failure to wait for that.
-fn interrupted(stored: &StoredTokens, now: &Now) -> Option<Duration> {
-    let refresh_token = stored.tokens.refresh_token.as_ref()?;
-    let intent = stored.intent.as_ref().filter(|intent| intent.is_about(refresh_token))?;
-    Some(intent.remaining(now)).filter(|rest| !rest.is_zero())
 }
 
 fn ended(result: Result<Arc<StoredTokens>, RefreshError>) -> End {
