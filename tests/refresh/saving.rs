@@ -127,6 +127,8 @@ async fn a_change_that_fails_too_leaves_the_unsaved_token_set_as_it_is() {
     let house = unsaved(3600).await;
     house.store.fail_changes(Fault::Unavailable);
     assert_eq!(house.save("at-saved").await, Err(Reason::StoreUnavailable));
+    let imported = import(&house.broker, entry(""), house.tokens("rt-new", 1000)).await;
+    assert_eq!(imported, Err(Reason::StoreUnavailable));
     assert_eq!(house.logout().await, Err(Reason::StoreUnavailable), "reported as done");
     assert_eq!(house.get().await, token("at-1"));
     house.store.fail_changes(None);
@@ -247,4 +249,71 @@ async fn a_change_that_waits_for_a_flight_goes_on_under_the_lock_that_its_unsave
     settle().await;
     // It was tried under the held lock, and the store did not take it either.
     assert_eq!(saving.await.unwrap(), (Err(Reason::StoreUnavailable), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_sees_the_new_token_before_it_is_saved() {
+    let house = House::expired().await;
+    house.authority.then([Step::Rotate(3600).held()]);
+    let waits = house.getting();
+    house.authority.asked(1).await;
+    house.store.hold_changes();
+    house.authority.let_go();
+    settle().await;
+    assert!(!waits.is_finished());
+    assert!(house.marked().await, "the old one is what is stored");
+    let comes = house.getting();
+    settle().await;
+    assert!(!comes.is_finished());
+    house.store.let_changes_go();
+    assert_eq!(waits.await.unwrap(), token("at-1"));
+    assert_eq!(comes.await.unwrap(), token("at-1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_panics_does_not_lose_the_new_token_set() {
+    let house = House::expired().await;
+    house.store.fail_only(Change::Record, Fault::Panic);
+    assert_eq!(house.get().await, token("at-1"));
+    // So does every further one, until the store is well again.
+    pass(200).await;
+    assert_eq!(house.get().await, token("at-1"));
+    assert_eq!(house.authority.presented(), ["rt-0"]);
+    house.store.fail_changes(None);
+    pass(31).await;
+    assert_eq!(house.stored_refresh_token().await.unwrap(), "rt-1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_logout_during_the_save_wins() {
+    for fails in [false, true] {
+        let house = House::expired().await;
+        house.authority.then([Step::Rotate(3600).held()]);
+        let waits = house.getting();
+        house.authority.asked(1).await;
+        house.store.hold_changes();
+        house.authority.let_go();
+        settle().await;
+        let logout = house.logging_out();
+        settle().await;
+        assert!(!logout.is_finished());
+        if fails {
+            house.store.fail_only(Change::Record, Fault::Unavailable);
+        }
+        house.store.let_changes_go();
+        logout.await.unwrap().unwrap();
+        drop(waits.await.unwrap());
+        pass(100).await;
+        assert!(house.stored().await.is_none(), "it came back");
+        assert_eq!(house.get().await, failed(Reason::NotFound));
+        assert!(house.broker.check().await.is_ok());
+        // The new refresh token is the one that is revoked.
+        let revoked: Vec<_> = house
+            .authority
+            .revocations()
+            .into_iter()
+            .map(|(token, _)| token)
+            .collect();
+        assert_eq!(revoked, ["rt-1"]);
+    }
 }

@@ -3,7 +3,11 @@
 //! What is retried is the save, never the exchange: the provider may have spent the old refresh token.
 
 use std::{
+    future::poll_fn,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
+    task::Poll,
     time::Duration,
 };
 
@@ -18,7 +22,7 @@ use super::{
 };
 use crate::{
     credential::EntryKey,
-    store::{HolderState, OverCorrupt, StoredTokens},
+    store::{HolderState, Operation, OverCorrupt, StoreError, StoredTokens},
 };
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -34,7 +38,7 @@ pub(super) async fn save(
     open: &mut Open,
     record: Arc<StoredTokens>,
 ) {
-    let Err(error) = open.guard.put(Arc::clone(&record), OverCorrupt::Refuse).await else {
+    let Err(error) = put(key, open, Arc::clone(&record)).await else {
         return;
     };
     tracing::error!(
@@ -54,6 +58,21 @@ pub(super) async fn save(
     });
 }
 
+/// A store that panics has failed to save, no more: the new token set must not be lost with the task.
+async fn put(key: &EntryKey, open: &mut Open, record: Arc<StoredTokens>) -> Result<(), StoreError> {
+    let mut putting = open.guard.put(record, OverCorrupt::Refuse);
+    let panicked = || StoreError::Unavailable {
+        operation: Operation::Write,
+        what: format!("entry {key}"),
+        cause: Arc::new(io::Error::other("the store panicked")),
+    };
+    poll_fn(|context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| putting.as_mut().poll(context)));
+        polled.unwrap_or_else(|_panic| Poll::Ready(Err(panicked())))
+    })
+    .await
+}
+
 async fn save_later(shared: &Shared, key: &EntryKey, held: &Weak<Mutex<Open>>) {
     let mut pause = FIRST_PAUSE;
     loop {
@@ -65,7 +84,7 @@ async fn save_later(shared: &Shared, key: &EntryKey, held: &Weak<Mutex<Open>>) {
         let Some(held) = held.upgrade() else { return };
         let mut open = held.lock().await;
         let Some(record) = open.unsaved.clone() else { return };
-        let saving = open.guard.put(record, OverCorrupt::Refuse);
+        let saving = put(key, &mut open, record);
         let saved = if last {
             timeout(LAST_ATTEMPT, saving).await
         } else {
