@@ -15,16 +15,23 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use credbroker::{
     broker::{
         Caller,
+        page::PageRequest,
         policy::{NamePattern, Policy},
+        status::EntryState,
     },
+    credential::TokenAnswer,
     daemon::Running,
+    oauth::{Outcome, Seen},
     proto::{self, credential_broker_client::CredentialBrokerClient},
     reason::Reason,
     server::admission::Admission,
@@ -32,7 +39,7 @@ use credbroker::{
 use prost::Message as _;
 use support::{
     Bench, Host, bearer, channel, control_socket, control_stub, eventually,
-    fake::{self, Fault},
+    fake::{self, Change, Fault},
     health_stub, import, key, name, reading, soon, stub,
     wire::{Failure, Wire, frame},
     with_capability,
@@ -579,6 +586,89 @@ async fn no_answer_of_any_method_holds_a_refresh_token_in_any_coding() {
             "{line}"
         );
     }
+}
+
+// Refreshes.
+
+#[tokio::test]
+async fn a_refresh_is_answered_recorded_and_shown_over_a_real_socket() {
+    static LOST: AtomicBool = AtomicBool::new(false);
+    let store = fake::Store::new();
+    let bench = Bench::answering(&store, Policy::host(), || {
+        if LOST.load(Ordering::SeqCst) {
+            return Outcome::Ambiguous(Seen("as the test said".into()));
+        }
+        Outcome::Answered(Box::new(TokenAnswer {
+            access_token: Some("at-new".into()),
+            refresh_token: Some(SECRET.into()),
+            lifetime: Some(Duration::from_secs(3600)),
+            token_type: None,
+            scope: None,
+            subject: None,
+            extra: BTreeMap::new(),
+        }))
+    });
+    for (bucket, lifetime) in [("", 3600), ("unsaved", 0), ("lost", 0)] {
+        import(&bench.broker, "p", bucket, &answer("at-old", lifetime)).await;
+    }
+    let (mut stub, mut health) = (stub(&bench.socket()).await, health_stub(&bench.socket()).await);
+    let old = token(&mut stub, "p", "").await.unwrap();
+    let refresh = |bucket: &str, revision: &str| proto::RefreshTokenRequest {
+        provider: "p".into(),
+        bucket: bucket.into(),
+        revision: revision.into(),
+    };
+    let new = stub.refresh_token(refresh("", &old.revision)).await.unwrap();
+    let new = new.into_inner().token.unwrap();
+    assert_eq!((&*old.access_token, &*new.access_token), ("at-old", "at-new"));
+    assert_ne!(old.revision, new.revision);
+    // The old revision is no longer the current one.
+    let again = stub.refresh_token(refresh("", &old.revision)).await.unwrap();
+    assert_eq!(again.into_inner().token.unwrap().revision, new.revision);
+
+    store.fail_only(Change::Record, Fault::Unavailable);
+    assert_eq!(token(&mut stub, "p", "unsaved").await.unwrap().access_token, "at-new");
+    assert_eq!(checked(&mut health, SERVICE).await, ServingStatus::NotServing);
+    assert_eq!(states(&bench).await["unsaved"], EntryState::Unsaved);
+    store.fail_changes(None);
+    eventually("the save", async || {
+        checked(&mut health_stub(&bench.socket()).await, SERVICE).await == ServingStatus::Serving
+    })
+    .await;
+    assert_eq!(states(&bench).await["unsaved"], EntryState::Ok);
+
+    LOST.store(true, Ordering::SeqCst);
+    let failure = Failure::of(stub.refresh_token(refresh("lost", "")).await);
+    assert_eq!(failure.reason(), Some(Reason::ProviderUnavailable));
+    assert_eq!(states(&bench).await["lost"], EntryState::Ambiguous);
+
+    let audit = bench.stop().await;
+    let refreshes: Vec<_> = audit
+        .iter()
+        .filter(|line| line["operation"] == "RefreshToken")
+        .map(|line| {
+            let field = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            [field("provider"), field("bucket"), field("outcome"), field("reason")]
+        })
+        .collect();
+    assert_eq!(
+        refreshes,
+        [
+            ["p", "default", "ok", ""],
+            ["p", "default", "ok", ""],
+            ["p", "lost", "error", "PROVIDER_UNAVAILABLE"]
+        ]
+    );
+    assert!(!format!("{audit:?}").contains(SECRET));
+}
+
+/// The state of every bucket.
+async fn states(bench: &Bench) -> BTreeMap<String, EntryState> {
+    let (entries, _) = bench.broker.entries(&PageRequest::all()).await.unwrap();
+    entries
+        .into_iter()
+        .map(|entry| (entry.key.bucket.to_string(), entry.state))
+        .collect()
 }
 
 // Health and reflection.

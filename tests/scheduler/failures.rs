@@ -181,6 +181,10 @@ async fn what_the_provider_asks_for_is_waited_for() {
     let house = House::new();
     house.p.then("default", [Step::Busy(Some(secs(500)))]);
     house.arm(&entry(""), HOUR).await;
+    pass(secs(3241)).await;
+    // And it is shown so from the beginning.
+    let renewal = house.scheduler.renewal(&entry("")).unwrap();
+    assert_eq!((renewal.due, renewal.failures), (Some(house.now().wall + secs(499)), 1));
     pass(HOUR * 2).await;
     assert_eq!(house.moments()[..2], [3240, 3740]);
 }

@@ -99,9 +99,7 @@ impl Drop for Landing {
         let end = self.end.take().unwrap_or_else(|| End::failed(RefreshError::Internal));
         let now = self.shared.clock.now().boot;
         let began = self.began.get().copied().unwrap_or(self.asked);
-        // A provider whose tokens are good for no time at all is not asked all the time.
-        let lifetime = end.lifetime.filter(|lifetime| !lifetime.is_zero());
-        let cooled = began.saturating_add(timing::cooldown(lifetime));
+        let cooled = began.saturating_add(timing::cooldown(end.lifetime));
         let until = cooled.max(now.saturating_add(end.hold_off));
         let result = end.result.map_err(|error| error.due_in(until.saturating_sub(now)));
         let gone = matches!(result, Err(RefreshError::NoEntry));
