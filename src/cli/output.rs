@@ -96,9 +96,9 @@ pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// The largest unit that fits, rounded down.
+/// The largest unit that fits, rounded down; but what is an hour but for the moment since is an hour.
 fn rough(length: Duration) -> String {
-    let seconds = length.as_secs();
+    let seconds = length.saturating_add(Duration::from_millis(500)).as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),
@@ -124,6 +124,8 @@ mod tests {
         ] {
             assert_eq!(relative(now + jiff::SignedDuration::from_secs(seconds), now), want);
         }
+        let just_given = now + jiff::SignedDuration::from_millis(3_599_970);
+        assert_eq!(relative(just_given, now), "in 1h");
     }
 
     #[test]
