@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use credbroker::{
-    broker::{Broker, Caller, Error, Parts, Revocation, coordinator::RefreshCoordinator},
+    broker::{Broker, Caller, Error, Parts, Renewals, Revocation, coordinator::RefreshCoordinator},
     clock::Clock as _,
     credential::{EntryKey, Expiry, Name, Revision, SavedToken, TokenSet},
     oauth::Provider,
@@ -60,6 +60,12 @@ impl House {
     /// Another broker over the same store, as another process would be.
     pub(crate) fn another(&self) -> Broker {
         broker(&self.store, &self.clock, &[("p", &self.authority)])
+    }
+
+    /// One that renews ahead, without jitter, as the daemon does.
+    pub(crate) fn renewing(&self) -> Broker {
+        let renewals = Renewals::Ahead(Arc::new(|| 0.0));
+        broker_that(renewals, &self.store, &self.clock, &[("p", &self.authority)])
     }
 
     pub(crate) fn coordinator(&self) -> RefreshCoordinator {
@@ -168,12 +174,21 @@ fn providers(all: &[(&str, &Arc<Authority>)]) -> BTreeMap<Name, Arc<dyn Provider
 }
 
 pub(crate) fn broker(store: &fake::Store, clock: &Arc<PausedClock>, all: &[(&str, &Arc<Authority>)]) -> Broker {
+    broker_that(Renewals::OnUse, store, clock, all)
+}
+
+fn broker_that(
+    renewals: Renewals,
+    store: &fake::Store,
+    clock: &Arc<PausedClock>,
+    all: &[(&str, &Arc<Authority>)],
+) -> Broker {
     Broker::new(Parts {
         tokens: Arc::new(store.clone()),
         keys: Arc::new(store.clone()),
         clock: Arc::clone(clock) as _,
         providers: providers(all),
-        renewals: credbroker::broker::Renewals::OnUse,
+        renewals,
     })
 }
 

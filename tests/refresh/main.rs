@@ -16,6 +16,7 @@ mod logout;
 mod outcomes;
 mod permits;
 mod processes;
+mod renewing;
 mod saving;
 mod serving;
 mod stopping;
