@@ -9,8 +9,12 @@
 //! `PROPTEST_CASES=10000 cargo test --test invariants` plays more worlds. A failure prints the smallest world that shows
 //! it, what happened in it, and which rule was broken; [`kept`] is where such a world goes when it is mended.
 //!
-//! What a single thread in paused time cannot show is two threads between the same two awaits. The coordinator's state is
-//! behind one short mutex and the rest behind async locks, so all that matters happens at awaits, and those are reached here.
+//! A single thread in paused time reaches interleavings at awaits, and no others. Between two awaits, threads can meet only
+//! between two sections of a short mutex, and those places are few. A flight that lands frees its entry in one section,
+//! then the lock, then tells those who wait: who comes in between starts a flight that waits for the lock, reads again and
+//! finds the new version. Who looked for an unsaved token set before there was one, and read the old record, is turned away
+//! by the section in which it would start a flight, and looks again. Permits are counted in one section each. Each place
+//! is right in either order by what the next section checks, so no model checker is set on them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
