@@ -187,10 +187,10 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
     if let Some(intent) = interrupted {
         let rest = intent.remaining(&shared.clock.now());
         if !rest.is_zero() {
-            // Somebody else may be presenting it right now; or died, or lost the answer, a moment ago.
-            tracing::info!(
-                entry = %key, seconds = rest.as_secs(),
-                "another refresh has the refresh token, or was interrupted with it: it is not presented before that has passed"
+            // Whoever wrote it died, or lost the answer, a moment ago; its connection may not be closed yet.
+            tracing::warn!(
+                entry = %key, since = %intent.written.wall, seconds = rest.as_secs(),
+                "a refresh was interrupted before its answer was stored: the refresh token is not presented again before this time has passed"
             );
             let retry_after = rest;
             return Ok(end(Err(RefreshError::Unavailable { retry_after }), rest, None));

@@ -243,7 +243,8 @@ fn when_stored(stored: &StoredTokens) -> Option<Timestamp> {
 fn interrupted_since(root: &Path, key: &EntryKey, stored: &StoredTokens) -> Option<Timestamp> {
     let (intent, refresh_token) = (stored.intent.as_ref()?, stored.tokens.refresh_token.as_ref()?);
     let over = intent.is_about(refresh_token) && !is_held(&layout::entry_lock(root, key));
-    over.then_some(intent.written.wall)
+    let second = Timestamp::from_second(intent.written.wall.as_second()).ok()?;
+    over.then_some(second)
 }
 
 fn tell_records(check: &'static str, count: &str, all: usize, bad: Vec<StoreError>, diagnosis: &mut Diagnosis) {
