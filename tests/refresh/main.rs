@@ -28,3 +28,5 @@ mod clock;
 #[expect(dead_code, reason = "every test binary uses its own part of this")]
 #[path = "../support/fake.rs"]
 mod fake;
+#[path = "../support/log.rs"]
+mod log;

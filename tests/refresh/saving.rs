@@ -6,6 +6,7 @@ use crate::{
     authority::{Step, entry},
     fake::{Change, Fault},
     house::{Got, House, failed, get, import, logout, pass, refresh, save, settle, timed, token},
+    log::Log,
 };
 
 /// A house whose newest token set, `at-1` and `rt-1`, lives in memory only.
@@ -315,5 +316,36 @@ async fn a_logout_during_the_save_wins() {
             .map(|(token, _)| token)
             .collect();
         assert_eq!(revoked, ["rt-1"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_save_and_an_interrupted_refresh_are_said_aloud() {
+    let log = Log::of_warnings();
+    let house = House::empty();
+    for bucket in ["said-unsaved", "said-lost"] {
+        house.import(bucket, &format!("rt-{bucket}"), 0).await;
+    }
+    house.store.fail_only(Change::Record, Fault::Unavailable);
+    get(&house.broker, "said-unsaved").await.unwrap();
+    let lines = log.lines("p/said-unsaved", "could not be saved");
+    assert!(
+        lines.len() == 1 && lines[0].contains("ERROR") && lines[0].contains("lost if the broker is killed"),
+        "{lines:?}"
+    );
+    house.store.fail_changes(None);
+
+    house.authority.otherwise(|| Step::Lost);
+    get(&house.broker, "said-lost").await.unwrap_err();
+    assert_eq!(log.lines("p/said-lost", "may or may not have processed").len(), 2);
+    let other = house.another();
+    for (wait, words) in [(0, "not presented again before"), (90, "shows now")] {
+        pass(wait).await;
+        get(&other, "said-lost").await.unwrap_err();
+        let lines = log.lines("p/said-lost", words);
+        assert!(
+            lines.len() == 1 && lines[0].contains("WARN") && lines[0].contains("was interrupted"),
+            "{lines:?}"
+        );
     }
 }

@@ -1,8 +1,7 @@
 //! What a renewal that fails leads to: another try, later and later, and in the end none.
 
 use std::{
-    io::{self, Write},
-    sync::{Arc, Mutex, atomic::Ordering},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -11,10 +10,10 @@ use credbroker::{
     credential::Intent,
     store::{OverCorrupt, StoredTokens, TokenStore as _},
 };
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{
     house::{HOUR, House, entry, other, pass, secs, settle},
+    log::Log,
     provider::Step,
 };
 
@@ -278,20 +277,14 @@ async fn a_provider_whose_tokens_last_for_a_millisecond_is_not_asked_in_a_loop()
 
 #[tokio::test(start_paused = true)]
 async fn giving_up_is_said_once_and_names_the_entry() {
-    // For all tests, because a test that logs first would decide what is heard.
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::WARN)
-        .with_ansi(false)
-        .with_writer(log.clone());
-    tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
+    let log = Log::of_warnings();
     let house = House::new();
     house.p.otherwise(Step::Reject);
     house.arm(&entry("said-once"), HOUR).await;
     pass(secs(3240 + ALL_PAUSES - 5)).await;
-    assert_eq!(log.lines("given up").len(), 0);
+    assert_eq!(log.lines("said-once", "given up").len(), 0);
     pass(secs(10)).await;
-    let lines = log.lines("given up");
+    let lines = log.lines("said-once", "given up");
     assert_eq!(lines.len(), 1);
     assert!(
         lines
@@ -300,39 +293,5 @@ async fn giving_up_is_said_once_and_names_the_entry() {
         "{lines:?}"
     );
     pass(HOUR * 10).await;
-    assert_eq!(log.lines("given up").len(), 1);
-}
-
-/// What was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    /// The lines about that test's entry with these words.
-    fn lines(&self, words: &str) -> Vec<String> {
-        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
-        let ours = text
-            .lines()
-            .filter(|line| line.contains("said-once") && line.contains(words));
-        ours.map(str::to_owned).collect()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
+    assert_eq!(log.lines("said-once", "given up").len(), 1);
 }

@@ -12,5 +12,7 @@ mod lifetimes;
 #[expect(dead_code, reason = "every test binary uses its own part of this")]
 #[path = "../support/clock.rs"]
 mod clock;
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/provider.rs"]
 mod provider;
