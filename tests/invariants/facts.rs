@@ -77,6 +77,8 @@ pub(crate) struct Entry {
     pub(crate) version: u64,
     /// Whose intent is there.
     pub(crate) intent_of: Option<usize>,
+    /// And which process.
+    pub(crate) intent_by: Option<usize>,
     /// Access tokens that imports are about to store.
     pub(crate) importing: BTreeSet<String>,
     /// The last version when the entry was last removed, and when a logout last succeeded.

@@ -202,9 +202,10 @@ impl World {
                 );
             }
             (None, Some(_)) => {
+                // A flight whose own process lives may have failed to drop it.
                 rule(
-                    it.intent_of == Some(number),
-                    "the intent of another flight is dropped".into(),
+                    it.intent_of == Some(number) || it.intent_by == Some(process),
+                    "the intent of another process's flight is dropped".into(),
                 );
                 rule(!lost, "an intent is dropped although nobody knows the outcome".into());
             }
@@ -247,6 +248,7 @@ impl World {
             Some(intent) if prior != Some(intent) => {
                 let others = prior.is_some() && it.intent_of != Some(number);
                 it.intent_of = Some(number);
+                it.intent_by = state.guards.get(&number).map(|held| held.process);
                 if let Some(held) = state.guards.get_mut(&number) {
                     held.wrote_intent = true;
                     // What an earlier flight left unknown stays unknown.

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     broker::timing,
     credential::{EntryKey, Intent, Revision},
-    store::{HolderState, StoredTokens},
+    store::{HolderState, OverCorrupt, StoredTokens},
 };
 
 /// How long a flight waits for the entry's lock. Callers give up before it does.
@@ -163,8 +163,8 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
     let held = Open::new(guard);
     shared.holds(key, &held);
 
-    let open = held.lock().await;
-    let stored = reread(&open).await?;
+    let mut open = held.lock().await;
+    let mut stored = reread(&open).await?;
     let lifetime = stored.tokens.expiry.as_ref().map(|expiry| expiry.lifetime);
     let end = |result, hold_off, ambiguous| End {
         result,
@@ -200,12 +200,29 @@ async fn steps(landing: &Landing, saw: &Revision, place: Place) -> Result<End, E
             "a refresh was interrupted before its answer was stored; whether the provider spent the refresh token shows now"
         );
     }
+    let lost = interrupted.is_some();
+    if !lost
+        && stored
+            .intent
+            .as_ref()
+            .is_some_and(|intent| intent.is_about(&refresh_token))
+    {
+        // An earlier flight of this broker could not remove it. As long as it is there it is another flight's, and if this
+        // broker died now, others would take it for a lost answer.
+        let record = StoredTokens {
+            intent: None,
+            ..(*stored).clone()
+        };
+        stored = Arc::new(record);
+        let put = open.guard.put(Arc::clone(&stored), OverCorrupt::Refuse).await;
+        put.map_err(End::failed)?;
+    }
     let exchange = Exchange {
         landing,
         provider: &*served.provider,
         held: &held,
         refresh_token,
-        lost: interrupted.is_some(),
+        lost,
         marks: stored.intent.iter().map(|intent| (**intent).clone()).collect(),
         lost_now: false,
         stored,
