@@ -183,6 +183,15 @@ async fn a_retry_after_that_is_too_long_for_the_flight_becomes_the_cooldown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_after_of_days_is_believed_for_an_hour() {
+    let house = House::expired().await;
+    house.authority.then([Step::Busy(Some(1_000_000))]);
+    assert_eq!(house.get().await, unavailable(3600));
+    pass(3600).await;
+    assert_eq!(house.get().await, token("at-1"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_sent_again_in_a_flight_of_twenty_five_seconds() {
     // Slow to say no: the pause would end at 24 s, at 25 s.
     for (slow, times) in [(23, 2), (24, 1)] {

@@ -127,6 +127,19 @@ async fn a_watched_renewal_is_never_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_watched_until_a_moment_ago_has_used_the_token_until_then() {
+    let house = House::new();
+    house.p.otherwise(Step::Reject);
+    house.arm(&entry(""), secs(600)).await;
+    let watching = house.scheduler.watch(&entry(""));
+    pass(secs(700)).await;
+    drop(watching);
+    pass(secs(300)).await;
+    // A quarter of the lifetime, as for any token in use.
+    assert_eq!(house.moments(), [300, 330, 390, 510, 660, 810, 960]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watched_token_of_a_short_lifetime_is_tried_every_half_a_minute_after_ten_failures() {
     let house = House::new();
     house.p.otherwise(Step::Reject);
