@@ -91,9 +91,9 @@ const WORDS: [Words; 8] = [
         instead: "HTTP stops at server/, client/ and oauth/: pass a value of the domain",
     },
     Words {
-        words: &["rustls::", "tokio_rustls::", "rustls_native_certs::"],
+        words: &["reqwest::", "rustls::", "tokio_rustls::", "rustls_native_certs::"],
         only_in: &["oauth/http"],
-        instead: "there is one HTTP client, and it alone knows TLS: ask a Provider",
+        instead: "there is one HTTP client, and it alone knows reqwest and TLS: ask a Provider",
     },
     Words {
         words: &["std::fs", "fs::", "std::path", "PathBuf", "UnixStream", "UnixListener"],

@@ -59,6 +59,11 @@ impl Endpoint {
         unbracketed(self.uri.host().unwrap_or_default())
     }
 
+    /// A host that is an address, with brackets or without.
+    pub(super) fn address(host: &str) -> Option<IpAddr> {
+        unbracketed(host).parse().ok()
+    }
+
     /// The port, also where the URL leaves it to the scheme.
     pub(super) fn port(&self) -> u16 {
         let default = if self.is_https() { 443 } else { 80 };
@@ -92,7 +97,7 @@ impl fmt::Debug for Endpoint {
 
 /// Whether the host of a URL is this machine, by an address or the one name that stands for it (RFC 6761).
 fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || unbracketed(host).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    host.eq_ignore_ascii_case("localhost") || Endpoint::address(host).is_some_and(|ip| ip.is_loopback())
 }
 
 fn unbracketed(host: &str) -> &str {

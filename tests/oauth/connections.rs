@@ -1,13 +1,23 @@
 //! One presentation is one request on one connection, which is closed when it is over.
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
 
-use credbroker::oauth::{ClientAuth, Provider as _, RequestFormat};
-use tokio::{io::AsyncWriteExt as _, net::TcpListener, time::timeout};
+use credbroker::oauth::{ClientAuth, HttpLimits, Provider as _, RequestFormat};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::{Instant, timeout},
+};
 
 use crate::{
-    LIMITS, REFRESH_TOKEN, built, refreshed,
+    IMPATIENT, LIMITS, REFRESH_TOKEN, built, refreshed,
     secrets::Fixed,
+    seen,
     server::{Script, Server, answer, header, is_closed, request},
     settings, word,
 };
@@ -25,6 +35,76 @@ async fn each_presentation_has_a_connection_of_its_own() {
         server.assert_closed(1).await;
         assert_eq!((server.accepted(), server.requests().len()), (number, number));
     }
+}
+
+/// Looked at in the very moment in which the outcome is there: the test has the server's side of the connection already.
+#[tokio::test]
+async fn the_connection_is_closed_when_the_outcome_is_there() {
+    let table = [
+        (
+            "answered",
+            "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"access_token\":\"a\"}",
+        ),
+        ("ambiguous", "HTTP/1.1 200 OK\r\ncontent-length: 9999999\r\n\r\n{}"),
+        (
+            "ambiguous",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nZ\r\n",
+        ),
+        (
+            "ambiguous",
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        ),
+        // More than there may be, with more to come.
+        (
+            "ambiguous",
+            "HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n0123456789abcdef",
+        ),
+        ("ambiguous", "HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n"),
+        ("ambiguous", "no HTTP"),
+    ];
+    for (want, bytes) in [table; 4].concat() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/token", listener.local_addr().unwrap());
+        let (hand_over, handed_over) = mpsc::channel();
+        let server = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut part = [0; 4096];
+            assert!(stream.read(&mut part).unwrap() > 0);
+            hand_over.send(stream.try_clone().unwrap()).unwrap();
+            stream.write_all(bytes.as_bytes()).unwrap();
+        });
+        let limits = HttpLimits { body: 20, ..IMPATIENT };
+        let outcome = refreshed(settings(&url), limits).await;
+        let mut held = handed_over.try_recv().unwrap();
+        assert!(is_closed(&mut held), "{bytes}");
+        assert_eq!(word(&outcome), want, "{bytes}");
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn the_product_has_these_limits() {
+    assert_eq!(HttpLimits::default(), LIMITS);
+}
+
+#[tokio::test]
+async fn who_cannot_be_reached_in_time_was_sent_nothing() {
+    // A queue for one, which is full: the kernel drops what would come in.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(0).unwrap();
+    let address = full.local_addr().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+        queued.push(stream.unwrap());
+    }
+    let began = Instant::now();
+    let outcome = refreshed(settings(&format!("http://{address}/token")), IMPATIENT).await;
+    assert_eq!(
+        (word(&outcome), seen(&outcome).as_str()),
+        ("not processed", "TCP: no answer within the time limit")
+    );
+    assert!(began.elapsed() >= IMPATIENT.connect, "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -118,7 +198,7 @@ async fn who_stops_waiting_does_not_cut_a_presentation_off() {
     }
     let mut held = stream.into_std().unwrap();
     assert!(!is_closed(&mut held), "it was cut off");
-    let mut stream = tokio::net::TcpStream::from_std(held).unwrap();
+    let mut stream = TcpStream::from_std(held).unwrap();
     stream.write_all(&answer("200 OK", "", TOKENS)).await.unwrap();
     // It takes the answer and closes, with nobody waiting.
     let ended = timeout(Duration::from_secs(10), stream.readable()).await;

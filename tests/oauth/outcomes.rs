@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use credbroker::oauth::{Outcome, OutcomeRules};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
     IMPATIENT, LIMITS, REFRESH_TOKEN, refreshed, seen,
@@ -135,9 +135,13 @@ async fn silence_is_ambiguous_after_the_limit() {
         "HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{",
     ] {
         let server = Server::start(vec![Script::Answer(so_far.into())]);
+        let began = Instant::now();
         let outcome = refreshed(settings(&server.url()), IMPATIENT).await;
+        let took = began.elapsed();
         assert_eq!(word(&outcome), "ambiguous", "{so_far}: {outcome:?}");
         assert!(seen(&outcome).contains("time limit"), "{outcome:?}");
+        // What connecting may take is a limit of its own.
+        assert!(took >= IMPATIENT.answer && took < IMPATIENT.connect, "{took:?}");
         server.assert_closed(1).await;
     }
 }
@@ -195,11 +199,10 @@ async fn what_was_not_sent_was_not_processed() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_closed_at_once_is_judged_by_what_was_written() {
+async fn what_had_a_connection_may_have_been_sent() {
     for _ in 0..20 {
         let outcome = outcome(Script::CloseUnread).await;
-        // Either is right: it depends on who was faster.
-        assert!(["not processed", "ambiguous"].contains(&word(&outcome)), "{outcome:?}");
+        assert_eq!(word(&outcome), "ambiguous", "{outcome:?}");
     }
 }
 

@@ -55,9 +55,28 @@ async fn a_proxy_is_asked_for_a_tunnel_and_sees_no_token() {
         assert!(!requests[0].contains(REFRESH_TOKEN));
         assert_eq!(proxy.accepted(), 1);
     }
-    let outcome = through("socks5://127.0.0.1:1", None, "https://provider.example/token").await;
-    assert_eq!(word(&outcome), "not processed");
-    assert!(seen(&outcome).contains("only http:// proxies"), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_cannot_be_used_is_not_left_out() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("http://{}", silent.local_addr().unwrap());
+    for (want, proxy) in [
+        ("proxy: only http:// proxies are supported", "socks5://127.0.0.1:1"),
+        ("proxy: the proxy's URL cannot be used", "http://user:secret@"),
+        (
+            "proxy: tunnel error: failed to create underlying connection: connection refused",
+            "http://127.0.0.1:1",
+        ),
+        (
+            "proxy: tunnel error: failed to create underlying connection: p.invalid was not found",
+            "http://p.invalid",
+        ),
+        ("proxy: no answer within the time limit", silent.as_str()),
+    ] {
+        let outcome = through(proxy, None, "https://127.1.1.1.example/token").await;
+        assert_eq!((word(&outcome), seen(&outcome).as_str()), ("not processed", want));
+    }
 }
 
 #[tokio::test]

@@ -9,11 +9,12 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use credbroker::{
     clock::SystemClock,
-    oauth::{Http, HttpProvider, Provider as _, Proxies},
+    oauth::{Http, HttpLimits, HttpProvider, Provider as _, Proxies},
 };
 use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer};
@@ -25,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::{
     LIMITS, REFRESH_TOKEN, seen,
-    server::{answer, request},
+    server::{Script, Server, answer, request},
     settings, word,
 };
 
@@ -44,7 +45,11 @@ async fn child_that_refreshes() {
         https: env::var(PROXY).ok(),
         except: None,
     };
-    let http = Arc::new(Http::new(LIMITS, &proxies));
+    let limits = HttpLimits {
+        connect: Duration::from_secs(3),
+        ..LIMITS
+    };
+    let http = Arc::new(Http::new(limits, &proxies));
     let provider = HttpProvider::new(settings(&url), http, Arc::new(SystemClock::new()));
     let outcome = provider.refresh(&REFRESH_TOKEN.into()).await;
     println!("OUTCOME: {}: {}.", word(&outcome), seen(&outcome));
@@ -58,6 +63,8 @@ async fn outcome(url: &str, trusted: &Path, proxy: Option<&str>) -> String {
         .env(ENDPOINT, url)
         .env("SSL_CERT_FILE", trusted)
         .env_remove("SSL_CERT_DIR")
+        // What the environment says about proxies is read elsewhere; whoever asked it here would get nowhere.
+        .envs(["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"].map(|name| (name, "http://127.0.0.1:1")))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -181,6 +188,34 @@ async fn a_token_goes_to_nobody_but_whom_a_trusted_authority_vouches_for() {
             assert!(!found.contains("canary"), "{found}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_handshake_that_fails_is_told_as_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let trusted = directory.path().join("trusted.pem");
+    std::fs::write(&trusted, authority("an authority").pem()).unwrap();
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plain_address = plain.local_addr().unwrap();
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = plain.accept().await.unwrap();
+        stream.write_all(&answer("400 Bad Request", "", "")).await.unwrap();
+        request(&mut stream).await
+    });
+    let gone = Server::start(vec![Script::CloseUnread]);
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for (want, address) in [
+        ("no answer within the time limit", silent.local_addr().unwrap()),
+        ("the other side does not speak TLS", plain_address),
+        ("", gone.address),
+    ] {
+        let found = outcome(&format!("https://{address}/token"), &trusted, None).await;
+        assert!(
+            found.starts_with(&format!("not processed: TLS: {want}")),
+            "{want}: {found}"
+        );
+    }
+    assert!(!asked.await.unwrap().contains(REFRESH_TOKEN));
 }
 
 #[tokio::test]

@@ -1,37 +1,32 @@
-//! From an endpoint to a connection that a request can be written to: name, TCP, proxy, TLS. Nothing of a request is
-//! written here.
+//! The way to an endpoint: name, TCP, proxy, TLS; how far a connector has come on it, and where it failed.
 
 use std::{
-    fmt,
-    future::Future,
-    io,
+    error::Error,
+    fmt, io, iter,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _},
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
 use http::Uri;
-use hyper_util::{
-    client::{legacy::connect::proxy::Tunnel, proxy::matcher::Intercept},
-    rt::TokioIo,
+use hyper_util::client::legacy::connect::{HttpConnector, proxy::Tunnel};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, NamedGroup, RootCertStore,
+    client::{ClientSessionStore, Tls12ClientSessionValue, Tls13ClientSessionValue},
+    crypto::ring,
+    pki_types::ServerName,
 };
-use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    sync::oneshot,
-    time::{Instant, timeout, timeout_at},
-};
-use tokio_rustls::TlsConnector;
-use tower::{Service as _, service_fn};
+use tokio::sync::{SetOnce, oneshot};
+use tower::Service;
 
-use super::{Endpoint, Http};
+use super::Endpoint;
 
-/// A connection, encrypted or not.
-pub(super) type Stream = Box<dyn Connection>;
-
-pub(super) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection for S {}
+/// What a proxy's tunnel fails with. It has no other name; its words say what was met without one of the proxy's.
+type TunnelError = <Tunnel<HttpConnector> as Service<Uri>>::Error;
 
 /// Where connecting failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,15 +66,11 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
-    fn new(layer: Layer, seen: impl Into<String>) -> Self {
+    pub(super) fn new(layer: Layer, seen: impl Into<String>) -> Self {
         Self {
             layer,
             seen: seen.into(),
         }
-    }
-
-    pub(super) fn closed_at_once() -> Self {
-        Self::new(Layer::Tcp, "the connection was closed before anything could be sent")
     }
 
     /// What mends it, for people.
@@ -100,51 +91,101 @@ impl Unreachable {
     }
 }
 
-impl Http {
-    /// A connection to the endpoint, ready for its first byte.
-    pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<Stream, Unreachable> {
-        let deadline = Instant::now() + self.limits.connect;
-        let tcp = self.tcp(endpoint, deadline).await?;
-        // Failing means that a small write may wait; never that it is lost.
-        let _ = tcp.set_nodelay(true);
-        if !endpoint.is_https() {
-            return Ok(Box::new(tcp));
-        }
-        let config = self.tls().await?;
-        let name = ServerName::try_from(endpoint.host().to_owned())
-            .map_err(|_invalid| Unreachable::new(Layer::Tls, "the host is no name that a certificate can have"))?;
-        let handshake = TlsConnector::from(config).connect(name, tcp);
-        let tls = within(deadline, Layer::Tls, handshake)
-            .await?
-            .map_err(|error| Unreachable::new(Layer::Tls, tls_failure(&error)))?;
-        Ok(Box::new(tls))
+/// How far a connector has come. reqwest's own errors leave it open which step took too long.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Way(Arc<Steps>);
+
+#[derive(Debug, Default)]
+struct Steps {
+    proxied: AtomicBool,
+    looking_up: AtomicBool,
+    in_handshake: AtomicBool,
+    connected: SetOnce<()>,
+}
+
+impl Way {
+    /// Whether a proxy is on it.
+    pub(super) fn proxied(&self, proxied: bool) {
+        self.0.proxied.store(proxied, Ordering::Release);
     }
 
-    async fn tcp(&self, endpoint: &Endpoint, deadline: Instant) -> Result<TcpStream, Unreachable> {
-        let proxy = if endpoint.is_loopback() {
-            None
+    /// The connection is there: from now on a request may have been written.
+    pub(super) fn arrive(&self) {
+        // There is but one connection, and a second one would change nothing.
+        let _ = self.0.connected.set(());
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.0.connected.initialized()
+    }
+
+    pub(super) async fn connected(&self) {
+        self.0.connected.wait().await;
+    }
+
+    /// Where and why the connector failed.
+    pub(super) fn failed(&self, error: &reqwest::Error) -> Unreachable {
+        let is = |step: &AtomicBool| step.load(Ordering::Acquire);
+        let layer = if is(&self.0.in_handshake) {
+            Layer::Tls
+        } else if is(&self.0.proxied) {
+            Layer::Proxy
+        } else if is(&self.0.looking_up) {
+            Layer::Name
         } else {
-            self.proxies.intercept(endpoint.uri())
+            Layer::Tcp
         };
-        match proxy {
-            None => direct(endpoint.host(), endpoint.port(), deadline).await,
-            Some(proxy) => through(&proxy, endpoint, deadline).await,
-        }
-    }
-
-    /// The system's certificate authorities, read when they are needed first; what fails is tried again.
-    async fn tls(&self) -> Result<Arc<ClientConfig>, Unreachable> {
-        if let Some(config) = self.tls.get() {
-            return Ok(Arc::clone(config));
-        }
-        let loaded = tokio::task::spawn_blocking(tls_config)
-            .await
-            .unwrap_or_else(|_ended| Err(Unreachable::new(Layer::Roots, "they could not be read")))?;
-        Ok(Arc::clone(self.tls.get_or_init(|| Arc::new(loaded))))
+        Unreachable::new(layer, seen(error))
     }
 }
 
-fn tls_config() -> Result<ClientConfig, Unreachable> {
+impl Resolve for Way {
+    fn resolve(&self, name: Name) -> Resolving {
+        let way = self.clone();
+        Box::pin(async move {
+            way.0.looking_up.store(true, Ordering::Release);
+            let found = addresses(name.as_str()).await?;
+            way.0.looking_up.store(false, Ordering::Release);
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// A handshake begins with a look for a session to go on with. None is ever found, because none is kept.
+impl ClientSessionStore for Way {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {}
+
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        self.0.in_handshake.store(true, Ordering::Release);
+        None
+    }
+}
+
+/// What TLS to the endpoint takes. The system's certificate authorities are read when they are needed first; what fails is
+/// tried again. Without TLS nobody is trusted, because nobody will be asked.
+pub(super) fn tls_to(endpoint: &Endpoint, loaded: &OnceLock<ClientConfig>) -> Result<ClientConfig, Unreachable> {
+    if !endpoint.is_https() {
+        return config(RootCertStore::empty());
+    }
+    ServerName::try_from(endpoint.host())
+        .map_err(|_invalid| Unreachable::new(Layer::Tls, "the host is no name that a certificate can have"))?;
+    if let Some(config) = loaded.get() {
+        return Ok(config.clone());
+    }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // Systems have old ones among them that nobody can use any more.
@@ -152,6 +193,11 @@ fn tls_config() -> Result<ClientConfig, Unreachable> {
     if usable == 0 {
         return Err(Unreachable::new(Layer::Roots, "this system has none that can be used"));
     }
+    let config = config(roots)?;
+    Ok(loaded.get_or_init(|| config).clone())
+}
+
+fn config(roots: RootCertStore) -> Result<ClientConfig, Unreachable> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|_unsupported| Unreachable::new(Layer::Tls, "there is no common protocol version"))?
@@ -161,90 +207,69 @@ fn tls_config() -> Result<ClientConfig, Unreachable> {
     Ok(config)
 }
 
-async fn within<F: Future>(deadline: Instant, layer: Layer, future: F) -> Result<F::Output, Unreachable> {
-    timeout_at(deadline, future)
-        .await
-        .map_err(|_elapsed| Unreachable::new(layer, "no answer within the time limit"))
-}
+/// A name without an address; in our own words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NoAddress(String);
 
-async fn direct(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, Unreachable> {
-    let addresses = within(deadline, Layer::Name, addresses(host, port)).await??;
-    let mut last = Unreachable::new(Layer::Name, "the name has no address");
-    for (tried, address) in addresses.iter().enumerate() {
-        // Each gets an even part of the time that is left, so that one that swallows packets hides none behind it.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let part = left / u32::try_from(addresses.len() - tried).unwrap_or(1);
-        last = match timeout(part, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => Unreachable::new(Layer::Tcp, kind(&error)),
-            Err(_elapsed) => Unreachable::new(Layer::Tcp, "no answer within the time limit"),
-        };
-    }
-    Err(last)
-}
-
-async fn addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, Unreachable> {
+/// The port is the caller's affair.
+async fn addresses(host: &str) -> Result<Vec<SocketAddr>, NoAddress> {
     // RFC 6761 section 6.3: this name is not for the DNS, which could answer anything.
     if host.eq_ignore_ascii_case("localhost") {
-        return Ok(vec![
-            (Ipv4Addr::LOCALHOST, port).into(),
-            (Ipv6Addr::LOCALHOST, port).into(),
-        ]);
+        return Ok(vec![(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]);
     }
     let (name, (tell, told)) = (host.to_owned(), oneshot::channel());
-    // On a thread that nobody waits for: a resolver may take longer than this program has left to live.
+    // On a thread that nobody waits for: a resolver may take longer than the exchange has left.
     let looking = thread::Builder::new().name("look-up".into()).spawn(move || {
-        let found = (name.as_str(), port).to_socket_addrs();
+        let found = (name.as_str(), 0).to_socket_addrs();
         // Whoever asked may have given up.
         let _ = tell.send(found.map(Vec::from_iter));
     });
-    looking.map_err(|error| Unreachable::new(Layer::Name, kind(&error)))?;
+    looking.map_err(|error| NoAddress(error.kind().to_string()))?;
     match told.await {
+        Ok(Ok(found)) if found.is_empty() => Err(NoAddress("the name has no address".to_owned())),
         Ok(Ok(found)) => Ok(found),
-        Ok(Err(_)) | Err(_) => Err(Unreachable::new(Layer::Name, format!("{host} was not found"))),
+        Ok(Err(_)) | Err(_) => Err(NoAddress(format!("{host} was not found"))),
     }
 }
 
-/// Through an HTTP proxy (RFC 9110 section 9.3.6, CONNECT). The request itself is inside TLS.
-async fn through(proxy: &Intercept, endpoint: &Endpoint, deadline: Instant) -> Result<TcpStream, Unreachable> {
-    let failed = |seen: String| Unreachable::new(Layer::Proxy, seen);
-    if proxy.uri().scheme_str() != Some("http") {
-        return Err(failed("only http:// proxies are supported".to_owned()));
+/// An error and what caused it, down to the first cause.
+pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |error| cause(*error))
+}
+
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    // The source of such an error is that of the error inside, which it passes over.
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
     }
-    let connector = service_fn(move |at: Uri| async move {
-        let host = at.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        direct(&host, at.port_u16().unwrap_or(80), deadline)
-            .await
-            .map(TokioIo::new)
+}
+
+/// What made a connector fail, by the types of its error: their texts are not ours, and may have URLs in them.
+fn seen(error: &reqwest::Error) -> String {
+    let tunnel = causes(error).find_map(|cause| cause.downcast_ref::<TunnelError>());
+    let cause = causes(error).find_map(|cause| {
+        if let Some(error) = cause.downcast_ref::<NoAddress>() {
+            Some(error.to_string())
+        } else if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+            Some(tls_failure(error).to_owned())
+        } else {
+            let error = cause.downcast_ref::<io::Error>()?;
+            (error.get_ref().is_none() && error.kind() != io::ErrorKind::TimedOut).then(|| error.kind().to_string())
+        }
     });
-    let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
-    if let Some(authorization) = proxy.basic_auth() {
-        tunnel = tunnel.with_auth(authorization.clone());
+    let cause = cause.or_else(|| error.is_timeout().then(|| "no answer within the time limit".to_owned()));
+    match (tunnel, cause) {
+        (Some(tunnel), Some(cause)) => format!("{tunnel}: {cause}"),
+        (Some(tunnel), None) => tunnel.to_string(),
+        (None, Some(cause)) => cause,
+        (None, None) => "no connection could be made".to_owned(),
     }
-    // Its error says what it met without a word of the proxy's.
-    let stream = within(deadline, Layer::Proxy, tunnel.call(endpoint.uri().clone()))
-        .await?
-        .map_err(|error| failed(causes(&error)))?;
-    Ok(stream.into_inner())
-}
-
-/// An error with its causes, on one line.
-fn causes(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(cause) => format!("{error}: {}", causes(cause)),
-        None => error.to_string(),
-    }
-}
-
-fn kind(error: &io::Error) -> String {
-    error.kind().to_string()
 }
 
 /// Why the handshake failed, in words of our own: a certificate's are the other side's.
-fn tls_failure(error: &io::Error) -> String {
-    let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
-        return kind(error);
-    };
+fn tls_failure(error: &rustls::Error) -> &'static str {
     match error {
         rustls::Error::InvalidCertificate(why) => match why {
             CertificateError::UnknownIssuer => "the certificate is from an unknown authority",
@@ -257,13 +282,12 @@ fn tls_failure(error: &io::Error) -> String {
             }
             CertificateError::Revoked => "the certificate was revoked",
             _ => "the certificate is not valid",
-        }
-        .to_owned(),
-        rustls::Error::InvalidMessage(_) => "the other side does not speak TLS".to_owned(),
+        },
+        rustls::Error::InvalidMessage(_) => "the other side does not speak TLS",
         rustls::Error::AlertReceived(AlertDescription::UnrecognisedName) => {
-            "the other side does not know this host name".to_owned()
+            "the other side does not know this host name"
         }
-        rustls::Error::AlertReceived(_) => "the other side refused the handshake".to_owned(),
-        _ => "the handshake failed".to_owned(),
+        rustls::Error::AlertReceived(_) => "the other side refused the handshake",
+        _ => "the handshake failed",
     }
 }
