@@ -104,7 +104,9 @@ async fn who_cannot_be_reached_in_time_was_sent_nothing() {
         (word(&outcome), seen(&outcome).as_str()),
         ("not processed", "TCP: no answer within the time limit")
     );
-    assert!(began.elapsed() >= IMPATIENT.connect, "{:?}", began.elapsed());
+    // The kernel itself would go on for two minutes.
+    let took = began.elapsed();
+    assert!(took >= IMPATIENT.connect && took < 10 * IMPATIENT.connect, "{took:?}");
 }
 
 #[tokio::test]

@@ -164,3 +164,39 @@ where
     // It tells something, unless it has panicked.
     told.await.unwrap_or(Err(NoAnswer::Lost("the exchange broke off")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::pending,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+
+    /// Something that takes its time to end.
+    struct Slow(Arc<AtomicBool>);
+
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            thread::sleep(Duration::from_millis(50));
+            self.0.store(true, Ordering::Release);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_exchange_leaves_running_has_ended_when_it_is_told() {
+        let ended = Arc::new(AtomicBool::new(false));
+        let slow = Slow(Arc::clone(&ended));
+        let exchange = apart(move || async move {
+            tokio::spawn(async move {
+                let _slow = slow;
+                pending::<()>().await;
+            });
+            tokio::task::yield_now().await;
+            Ok(())
+        });
+        assert!(exchange.await.is_ok());
+        assert!(ended.load(Ordering::Acquire));
+    }
+}
