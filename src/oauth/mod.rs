@@ -29,7 +29,7 @@ use crate::credential::TokenAnswer;
 #[async_trait]
 pub trait Provider: Send + Sync + 'static {
     /// Presents the refresh token once (RFC 6749 section 6), over a connection of its own, and returns when that
-    /// connection is closed; at most 60 s after its first byte. It repeats nothing and follows nothing: what comes next
+    /// connection is closed: at most 60 s after its first byte, and less than 90 s after the call. It repeats nothing and follows nothing: what comes next
     /// is the caller's decision.
     async fn refresh(&self, refresh_token: &SecretString) -> Outcome;
 

@@ -4,17 +4,21 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
-use tokio::sync::OnceCell;
+use tokio::{sync::OnceCell, time::timeout};
 
 use super::{
     ClientAuth, Endpoint, Outcome, OutcomeRules, Provider, RequestFormat, Revoked, Seen, TokenKind,
     discovery::{self, DiscoveryError, Metadata},
-    http::{Http, NoAnswer},
+    http::{Http, NoAnswer, Outgoing},
     outcome::classify,
     revocation,
     token_endpoint::{self, Client},
 };
 use crate::{clock::Clock, credential::Name};
+
+/// How long it may take to find out where and as whom to ask. With the longest exchange, 10 s for the connection and 60 s for
+/// the answer, a refresh ends before the mark that it leaves in the store has passed.
+const PREPARATION: Duration = Duration::from_secs(15);
 
 /// Where a client secret comes from. It is asked for each time: a file or a command may say something new.
 #[async_trait]
@@ -113,6 +117,8 @@ pub struct Trouble {
 enum Unprepared {
     Discovery(DiscoveryError),
     Secret(NoSecret),
+    /// The issuer's document and the secret took too long.
+    TooSlow,
     /// Only a client id or secret that no header or form can carry.
     Request,
 }
@@ -239,6 +245,20 @@ impl HttpProvider {
     }
 
     async fn present(&self, refresh_token: &SecretString) -> Result<Outcome, Unprepared> {
+        let request = timeout(PREPARATION, self.request(refresh_token)).await;
+        let request = request.unwrap_or(Err(Unprepared::TooSlow))?;
+        let answer = self.http.exchange(request).await;
+        Ok(match answer {
+            Ok(answer) => classify(&answer, &self.settings.rules, &self.clock.now()),
+            Err(NoAnswer::NotSent(unreachable)) => Outcome::NotProcessed {
+                seen: Seen(unreachable.to_string()),
+                retry_after: None,
+            },
+            Err(NoAnswer::Lost(seen)) => Outcome::Ambiguous(Seen(seen.to_owned())),
+        })
+    }
+
+    async fn request(&self, refresh_token: &SecretString) -> Result<Outgoing, Unprepared> {
         let endpoint = self.token_endpoint().await?;
         let secret = self.secret().await?;
         let client = self.client(secret.as_ref()).await?;
@@ -250,15 +270,7 @@ impl HttpProvider {
             settings.format,
             &settings.token_params,
         );
-        let answer = self.http.exchange(request.ok_or(Unprepared::Request)?).await;
-        Ok(match answer {
-            Ok(answer) => classify(&answer, &settings.rules, &self.clock.now()),
-            Err(NoAnswer::NotSent(unreachable)) => Outcome::NotProcessed {
-                seen: Seen(unreachable.to_string()),
-                retry_after: None,
-            },
-            Err(NoAnswer::Lost(seen)) => Outcome::Ambiguous(Seen(seen.to_owned())),
-        })
+        request.ok_or(Unprepared::Request)
     }
 
     async fn try_revoke(&self, token: &SecretString, kind: TokenKind) -> Result<Revoked, Unprepared> {
@@ -277,7 +289,7 @@ impl Provider for HttpProvider {
     async fn refresh(&self, refresh_token: &SecretString) -> Outcome {
         let outcome = match self.present(refresh_token).await {
             Ok(outcome) => outcome,
-            Err(error @ Unprepared::Discovery(_)) => Outcome::NotProcessed {
+            Err(error @ (Unprepared::Discovery(_) | Unprepared::TooSlow)) => Outcome::NotProcessed {
                 seen: error.seen(),
                 retry_after: None,
             },
@@ -308,6 +320,10 @@ impl Unprepared {
         Seen(match self {
             Self::Discovery(error) => format!("nothing was sent: {error}"),
             Self::Secret(error) => format!("nothing was sent: the client secret cannot be had: {error}"),
+            Self::TooSlow => format!(
+                "nothing was sent: the issuer's document and the client secret were not there within {} s",
+                PREPARATION.as_secs()
+            ),
             Self::Request => "nothing was sent: the client id or secret cannot be written into a request".to_owned(),
         })
     }
@@ -337,7 +353,11 @@ fn chosen(methods: Option<&[String]>) -> ClientAuth {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{HttpLimits, Proxies},
+        *,
+    };
+    use crate::{clock::SystemClock, credential::Intent};
 
     #[test]
     fn basic_is_used_unless_the_document_excludes_it() {
@@ -353,5 +373,41 @@ mod tests {
             let owned: Option<Vec<String>> = methods.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
             assert_eq!(chosen(owned.as_deref()), want, "{methods:?}");
         }
+    }
+
+    struct NeverTold;
+
+    #[async_trait]
+    impl SecretSource for NeverTold {
+        async fn secret(&self) -> Result<SecretString, NoSecret> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refresh_ends_before_its_mark_has_passed_whatever_it_waits_for() {
+        let settings = ProviderSettings {
+            name: "p".parse().unwrap(),
+            endpoints: Endpoints {
+                token: Endpoint::parse("https://a.example/token"),
+                ..Endpoints::default()
+            },
+            client_id: "c".to_owned(),
+            client_secret: Some(Arc::new(NeverTold)),
+            client_auth: None,
+            format: RequestFormat::Form,
+            token_params: Vec::new(),
+            rules: OutcomeRules::default(),
+            retry_ambiguous: true,
+        };
+        let limits = HttpLimits::default();
+        let http = Arc::new(Http::new(limits, &Proxies::default()));
+        let provider = HttpProvider::new(settings, http, Arc::new(SystemClock::new()));
+        let began = tokio::time::Instant::now();
+        let outcome = provider.refresh(&"r".into()).await;
+        assert!(matches!(outcome, Outcome::NotProcessed { .. }), "{outcome:?}");
+        let longest = began.elapsed() + limits.connect + limits.answer;
+        let mark = Intent::to_present(&"r".into(), &SystemClock::new().now());
+        assert!(longest < mark.deadline, "{longest:?}");
     }
 }

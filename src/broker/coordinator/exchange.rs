@@ -159,8 +159,8 @@ pub(super) async fn run<'a>(mut exchange: Exchange<'a>, mut open: MutexGuard<'a,
 impl Exchange<'_> {
     /// One presentation. The permit is given back when it takes long.
     ///
-    /// A provider ends by itself. One that does not would keep the entry for ever: it is dropped, and its connection with
-    /// it, when the mark holds no longer.
+    /// A provider ends by itself, and has closed its connection before the mark holds no longer. One that does not end would
+    /// keep the entry for ever: it is left alone then.
     async fn present(&self, permit: &mut Option<Permit>, intent: &Intent) -> Outcome {
         let presentation = async {
             let mut asked = self.provider.refresh(&self.refresh_token);
