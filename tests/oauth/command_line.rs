@@ -132,7 +132,7 @@ async fn doctor_goes_as_far_as_the_token_endpoint_and_names_what_stands_in_the_w
         server
             .requests()
             .iter()
-            .all(|request| request.is_empty() || request.starts_with("GET /.well-known/"))
+            .all(|request| request.is_empty() || request.starts_with("GET /") && request.contains("/.well-known/"))
     );
 }
 
