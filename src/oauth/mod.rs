@@ -6,6 +6,7 @@
 mod discovery;
 mod endpoint;
 mod http;
+pub mod login;
 mod outcome;
 pub mod presets;
 mod provider;
@@ -23,6 +24,7 @@ pub use self::{
     outcome::OutcomeRules,
     provider::{Endpoints, HttpProvider, Look, NoSecret, ProviderSettings, SecretSource, Trouble},
 };
+pub use self::login::LoginProvider;
 use crate::credential::TokenAnswer;
 
 /// One configured authorization server.
