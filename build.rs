@@ -29,6 +29,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "credbroker.v1.RefreshTokenResponse",
             "credbroker.v1.SaveTokenRequest",
             "credbroker.v1.GetApiKeyResponse",
+            "credbroker.v1.InitiateLoginResponse",
+            "credbroker.v1.ExchangeCodeRequest",
+            "credbroker.v1.ExchangeCodeResponse",
+            "credbroker.v1.PollLoginRequest",
+            "credbroker.v1.PollLoginResponse",
+            "credbroker.v1.CancelLoginRequest",
         ])
         .compile_fds(files)?;
     Ok(())

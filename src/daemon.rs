@@ -19,6 +19,7 @@ use crate::{
     broker::{
         Broker, Parts, Renewals,
         audit::{Audit, AuditWriter},
+        login::LoginParts,
         policy::Policy,
     },
     clock::{Clock, SystemClock},
@@ -117,6 +118,7 @@ pub fn local(
         clock: Arc::new(SystemClock::new()),
         providers: providers(config, environment),
         renewals,
+        logins: LoginParts::default(),
     }))
 }
 

@@ -62,3 +62,50 @@ impl fmt::Debug for GetApiKeyResponse {
             .finish()
     }
 }
+
+/// The URL holds `state` and the session's id is enough to end the login.
+impl fmt::Debug for InitiateLoginResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InitiateLoginResponse")
+            .field("flow", &self.flow)
+            .field("verification_url", &self.verification_url)
+            .field("expire_time", &self.expire_time)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ExchangeCodeRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExchangeCodeRequest").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ExchangeCodeResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExchangeCodeResponse")
+            .field("token", &self.token)
+            .finish()
+    }
+}
+
+impl fmt::Debug for PollLoginRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PollLoginRequest").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for PollLoginResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PollLoginResponse")
+            .field("status", &self.status)
+            .field("token", &self.token)
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CancelLoginRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CancelLoginRequest").finish_non_exhaustive()
+    }
+}

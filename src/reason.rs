@@ -20,6 +20,8 @@ pub enum Reason {
     RateLimited,
     /// More streaming calls on one connection than there may be.
     TooManyStreams,
+    /// More logins open at once than a sandbox may have.
+    TooManySessions,
     /// The capability is missing or wrong.
     Unauthenticated,
     /// Outside the sandbox's policy.
@@ -42,6 +44,16 @@ pub enum Reason {
     ShuttingDown,
     /// The call's own or the server's deadline.
     DeadlineExceeded,
+    /// No such login session, or another sandbox's.
+    SessionNotFound,
+    /// The login was not completed in time.
+    SessionExpired,
+    /// The login has ended: it was completed, it failed, or it was cancelled.
+    SessionAlreadyUsed,
+    /// The code was refused, or the account is another one.
+    ExchangeFailed,
+    /// The user said no.
+    AccessDenied,
     /// The store is locked: its identity cannot be had.
     StoreLocked,
     /// The stored record is undecryptable or malformed.
@@ -54,13 +66,14 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for tables and tests.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 27] = [
         Self::NotFound,
         Self::InvalidRequest,
         Self::MessageTooLarge,
         Self::Unimplemented,
         Self::RateLimited,
         Self::TooManyStreams,
+        Self::TooManySessions,
         Self::Unauthenticated,
         Self::Unauthorized,
         Self::PeerNotAllowed,
@@ -72,6 +85,11 @@ impl Reason {
         Self::LockTimeout,
         Self::ShuttingDown,
         Self::DeadlineExceeded,
+        Self::SessionNotFound,
+        Self::SessionExpired,
+        Self::SessionAlreadyUsed,
+        Self::ExchangeFailed,
+        Self::AccessDenied,
         Self::StoreLocked,
         Self::StoreCorrupt,
         Self::StoreUnavailable,
@@ -88,6 +106,7 @@ impl Reason {
             Self::Unimplemented => "UNIMPLEMENTED",
             Self::RateLimited => "RATE_LIMITED",
             Self::TooManyStreams => "TOO_MANY_STREAMS",
+            Self::TooManySessions => "TOO_MANY_SESSIONS",
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::Unauthorized => "UNAUTHORIZED",
             Self::PeerNotAllowed => "PEER_NOT_ALLOWED",
@@ -99,6 +118,11 @@ impl Reason {
             Self::LockTimeout => "LOCK_TIMEOUT",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::SessionNotFound => "SESSION_NOT_FOUND",
+            Self::SessionExpired => "SESSION_EXPIRED",
+            Self::SessionAlreadyUsed => "SESSION_ALREADY_USED",
+            Self::ExchangeFailed => "EXCHANGE_FAILED",
+            Self::AccessDenied => "ACCESS_DENIED",
             Self::StoreLocked => "STORE_LOCKED",
             Self::StoreCorrupt => "STORE_CORRUPT",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",

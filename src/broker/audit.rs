@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::caller::{Named, Subject};
+use crate::credential::Name;
 
 /// How many records may wait for the disk. At the highest rate that was ever measured, a disk may stand still for a
 /// quarter of a second; at the default rate of a socket, for half a minute.
@@ -65,6 +66,9 @@ struct Line<'a> {
     bucket: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
+    /// The first characters of a login session's id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
     outcome: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a str>,
@@ -72,11 +76,21 @@ struct Line<'a> {
 
 impl<'a> From<&'a Record> for Line<'a> {
     fn from(record: &'a Record) -> Self {
-        let (provider, bucket, key) = match record.subject.as_ref().and_then(Subject::named) {
-            Some(Named::Entry(key)) => (Some(key.provider.as_str()), Some(key.bucket.as_str()), None),
-            Some(Named::Provider(provider)) => (Some(provider.as_str()), None, None),
-            Some(Named::Key(name)) => (None, None, Some(name.as_str())),
-            None => (None, None, None),
+        let named = record.subject.as_ref().and_then(Subject::named);
+        let (entry, provider) = match named {
+            Some(Named::Entry(entry) | Named::Login { entry: Some(entry), .. }) => (Some(entry), Some(&entry.provider)),
+            Some(Named::Provider(provider)) => (None, Some(provider)),
+            Some(Named::Key(_) | Named::Login { entry: None, .. }) | None => (None, None),
+        };
+        let provider = provider.map(Name::as_str);
+        let bucket = entry.map(|entry| entry.bucket.as_str());
+        let key = match named {
+            Some(Named::Key(name)) => Some(name.as_str()),
+            _ => None,
+        };
+        let session = match named {
+            Some(Named::Login { session, .. }) => Some(session.as_str()),
+            _ => None,
         };
         Self {
             time: record.time,
@@ -87,6 +101,7 @@ impl<'a> From<&'a Record> for Line<'a> {
             provider,
             bucket,
             key,
+            session,
             outcome: record.outcome,
             reason: record.reason.as_deref(),
         }

@@ -17,6 +17,8 @@ pub struct Caller {
     pub principal: Arc<str>,
     /// What it may do.
     pub policy: Arc<Policy>,
+    /// Whether it is the host itself, and no sandbox.
+    pub at_host: bool,
     /// What the call turned out to be about, for the audit line.
     pub subject: Subject,
 }
@@ -28,6 +30,7 @@ impl Caller {
         Self {
             principal: "host".into(),
             policy: Arc::new(Policy::host()),
+            at_host: true,
             subject: Subject::default(),
         }
     }
@@ -67,6 +70,13 @@ pub enum Named {
     Provider(Name),
     /// An API key.
     Key(Name),
+    /// A login.
+    Login {
+        /// The first characters of the session's id.
+        session: String,
+        /// What it is for, as far as the session is known.
+        entry: Option<EntryKey>,
+    },
 }
 
 impl Subject {

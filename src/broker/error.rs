@@ -8,6 +8,7 @@ use crate::{
         policy::Right,
     },
     credential::{EntryKey, InvalidName, Name},
+    oauth::login::LoginTrouble,
     reason::Reason,
     store::StoreError,
 };
@@ -146,6 +147,29 @@ pub enum Error {
         /// When it may be tried again.
         retry_after: Duration,
     },
+    /// More logins open at once than a sandbox may have.
+    #[error("this sandbox has {limit} logins open, and may have no more: end or cancel one")]
+    TooManySessions {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// No such login of this sandbox.
+    #[error("there is no such login of this sandbox: begin one with InitiateLogin")]
+    SessionNotFound,
+    /// The login was not completed in time.
+    #[error("the login was not completed in time: begin it anew")]
+    SessionExpired,
+    /// The login has ended.
+    #[error("the login has ended, and what came of it was told before or is not wanted: begin it anew if it is needed")]
+    SessionAlreadyUsed,
+    /// A login failed.
+    #[error("the login to {key} failed: {why}")]
+    LoginFailed {
+        /// The entry.
+        key: EntryKey,
+        /// Why.
+        why: LoginFailure,
+    },
     /// The broker is stopping.
     #[error("the broker is stopping: restart the session")]
     ShuttingDown,
@@ -232,6 +256,11 @@ impl Error {
             Self::ProviderUnavailable { .. } => Reason::ProviderUnavailable,
             Self::ProviderNotFound(_) => Reason::ProviderNotFound,
             Self::FailedRecently { failure, .. } => failure.reason(),
+            Self::TooManySessions { .. } => Reason::TooManySessions,
+            Self::SessionNotFound => Reason::SessionNotFound,
+            Self::SessionExpired => Reason::SessionExpired,
+            Self::SessionAlreadyUsed => Reason::SessionAlreadyUsed,
+            Self::LoginFailed { why, .. } => why.reason(),
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::DeadlineExceeded { .. } | Self::RequestTooSlow { .. } => Reason::DeadlineExceeded,
             Self::Store(StoreError::Locked { .. }) => Reason::StoreLocked,
@@ -251,6 +280,7 @@ impl Error {
             | Self::ProviderUnavailable { retry_after, .. }
             | Self::RefreshedRecently { retry_after, .. }
             | Self::FailedRecently { retry_after, .. } => Some(*retry_after),
+            Self::LoginFailed { why, .. } => why.retry_after(),
             _ => None,
         }
     }
@@ -273,23 +303,123 @@ impl Error {
             | Self::ProviderNotFound(key)
             | Self::ProviderRejected { key, .. }
             | Self::ProviderUnavailable { key, .. }
-            | Self::RefreshedRecently { key, .. } => entry(key),
+            | Self::RefreshedRecently { key, .. }
+            | Self::LoginFailed { key, .. } => entry(key),
             Self::NoKey(name) | Self::UnauthorizedKey(name) => vec![("name", name.to_string())],
             Self::InvalidRequest { field, .. } => vec![("field", (*field).to_owned())],
             Self::MessageTooLarge { limit, .. } | Self::AnswerTooLarge { limit } => vec![("limit", limit.to_string())],
-            Self::TooManyStreams { limit } => vec![("limit", limit.to_string())],
+            Self::TooManyStreams { limit } | Self::TooManySessions { limit } => vec![("limit", limit.to_string())],
             Self::PeerNotAllowed { uid } => vec![("uid", uid.to_string())],
             Self::UnknownVersion { ours } => vec![("version", ours.to_string())],
             Self::FailedRecently { failure, .. } => failure.metadata(),
             Self::Unimplemented(_)
             | Self::Unauthenticated(_)
             | Self::PeerUnknown
+            | Self::SessionNotFound
+            | Self::SessionExpired
+            | Self::SessionAlreadyUsed
             | Self::ShuttingDown
             | Self::DeadlineExceeded { .. }
             | Self::RequestTooSlow { .. }
             | Self::RateLimited { .. }
             | Self::Store(_)
             | Self::Internal(_) => Vec::new(),
+        }
+    }
+}
+
+/// Why a login failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LoginFailure {
+    /// The user said no.
+    #[error("the user said no: begin it anew if that was a mistake")]
+    Denied,
+    /// The provider's codes are too old.
+    #[error("the code that the user was shown is too old: begin it anew")]
+    Expired,
+    /// What was brought is no answer to this login.
+    #[error("what was pasted is not the code, or the redirect URL, of this login: begin it anew")]
+    NotOurs,
+    /// The provider refused the code.
+    #[error("the provider refused the code: begin it anew, and use the code at once")]
+    Refused,
+    /// A sandbox may renew a login, but not change the account.
+    #[error(
+        "a sandbox cannot change the account of an entry, and it is another one, or not known to be the same: log in on the host with `credbroker login`"
+    )]
+    OtherAccount,
+    /// The entry was removed, or the login was cancelled.
+    #[error("it was cancelled, or the entry was removed meanwhile: begin it anew")]
+    Withdrawn,
+    /// The token that came cannot be handed out.
+    #[error("the provider gave a token that cannot be handed out: the broker's log on the host says more")]
+    NoToken,
+    /// The provider refused the client or the request.
+    #[error(
+        "the provider rejected the request: check client_id, client secret, scopes and redirect settings in the host's config.toml; the broker's log says what it answered"
+    )]
+    Rejected,
+    /// The provider could not be asked, or gave no usable answer.
+    #[error(
+        "the provider could not be asked, or gave no usable answer: begin it anew later; the broker's log on the host says why"
+    )]
+    Unavailable,
+    /// The provider has not answered yet.
+    #[error("the provider has not answered yet; the exchange goes on, so ask for the token in a minute")]
+    GoesOn,
+    /// No port of the host can be listened on.
+    #[error(
+        "the host cannot listen for the browser: choose another flow, or free the port; the broker's log on the host says which"
+    )]
+    CannotListen,
+}
+
+impl LoginFailure {
+    /// When a login that the provider could not be asked about is worth another try.
+    const LATER: Duration = Duration::from_secs(5);
+    /// An exchange is given this long.
+    const GOES_ON: Duration = Duration::from_secs(60);
+
+    /// The failure of the login to this entry.
+    pub(super) fn of(self, key: &EntryKey) -> Error {
+        Error::LoginFailed {
+            key: key.clone(),
+            why: self,
+        }
+    }
+
+    fn reason(self) -> Reason {
+        match self {
+            Self::Denied => Reason::AccessDenied,
+            Self::Expired => Reason::SessionExpired,
+            Self::NotOurs | Self::Refused | Self::OtherAccount | Self::Withdrawn | Self::NoToken => {
+                Reason::ExchangeFailed
+            }
+            Self::Rejected => Reason::ProviderRejected,
+            Self::Unavailable | Self::GoesOn => Reason::ProviderUnavailable,
+            Self::CannotListen => Reason::InternalError,
+        }
+    }
+
+    fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Unavailable => Some(Self::LATER),
+            Self::GoesOn => Some(Self::GOES_ON),
+            _ => None,
+        }
+    }
+}
+
+impl From<LoginTrouble> for LoginFailure {
+    fn from(trouble: LoginTrouble) -> Self {
+        match trouble {
+            LoginTrouble::Denied => Self::Denied,
+            LoginTrouble::Expired => Self::Expired,
+            LoginTrouble::NotOurs(_) => Self::NotOurs,
+            LoginTrouble::Refused(_) => Self::Refused,
+            LoginTrouble::Rejected(_) => Self::Rejected,
+            LoginTrouble::Unavailable(_) => Self::Unavailable,
+            LoginTrouble::CannotListen(_) => Self::CannotListen,
         }
     }
 }

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod caller;
 pub mod coordinator;
 pub mod error;
+pub mod login;
 pub mod page;
 pub mod policy;
 pub mod scheduler;
@@ -37,6 +38,7 @@ use crate::{
 pub use caller::Caller;
 use coordinator::RefreshCoordinator;
 pub use error::Error;
+use login::{LoginParts, Logins};
 use page::{Page, PageRequest};
 use policy::Right;
 pub use scheduler::Jitter;
@@ -72,6 +74,8 @@ pub struct Parts {
     pub providers: BTreeMap<Name, Arc<dyn Provider>>,
     /// When tokens are renewed.
     pub renewals: Renewals,
+    /// What logins need.
+    pub logins: LoginParts,
 }
 
 /// When a broker renews what it hands out.
@@ -94,6 +98,7 @@ struct Inner {
     coordinator: RefreshCoordinator,
     /// `None`: tokens are renewed on use only.
     scheduler: Option<ProactiveScheduler>,
+    logins: Logins,
     /// Deliveries since the start, for `GetBucketStats`, `status` and nothing else.
     stats: Stats,
     /// Set once, when the broker begins to stop: from then on no call is begun.
@@ -119,6 +124,7 @@ impl Broker {
         };
         Self {
             inner: Arc::new(Inner {
+                logins: Logins::new(parts.logins.clone()),
                 coordinator,
                 scheduler,
                 parts,
@@ -236,6 +242,7 @@ impl Broker {
     pub fn begin_shutdown(&self) {
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.coordinator.begin_shutdown();
+        self.inner.logins.begin_shutdown();
         if let Some(scheduler) = &self.inner.scheduler {
             scheduler.cancel_all();
         }
@@ -245,7 +252,7 @@ impl Broker {
     /// To be called when no more calls come, or the process ends.
     pub async fn shutdown(&self) {
         self.begin_shutdown();
-        self.inner.coordinator.shutdown().await;
+        tokio::join!(self.inner.coordinator.shutdown(), self.inner.logins.shutdown());
     }
 
     /// Refuses a call that comes after the broker began to stop.

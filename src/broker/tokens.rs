@@ -115,7 +115,8 @@ impl Broker {
         }
         let (broker, key) = (self.clone(), key.clone());
         owned(async move {
-            let removed = broker.inner.coordinator.remove(&key, LOCK_WAIT).await?;
+            let withdraw = || broker.inner.logins.withdraw(&key);
+            let removed = broker.inner.coordinator.remove(&key, LOCK_WAIT, withdraw).await?;
             let removed = removed.ok_or_else(|| Error::NoEntry(key.clone()))?;
             broker.inner.stats.forget(&key);
             if let Some(scheduler) = &broker.inner.scheduler {
@@ -134,19 +135,12 @@ impl Broker {
         let (broker, key) = (self.clone(), key.clone());
         owned(async move {
             let mut writing = broker.inner.coordinator.change(&key, LOCK_WAIT).await?;
-            let mut record = StoredTokens::new(tokens);
-            if let Some(refresh_token) = &record.tokens.refresh_token {
-                let before = match writing.read().await {
-                    // Nobody can tell any more what it said.
-                    Err(StoreError::Corrupt { .. }) => None,
-                    read => read?,
-                };
-                // The same refresh token again: what is not known about it is still not known.
-                record.intent = before
-                    .and_then(|before| before.intent.clone())
-                    .filter(|intent| intent.is_about(refresh_token));
-            }
-            let record = Arc::new(record);
+            let before = match writing.read().await {
+                // Nobody can tell any more what it said.
+                Err(StoreError::Corrupt { .. }) => None,
+                read => read?,
+            };
+            let record = Arc::new(StoredTokens::replacing(before.as_deref(), tokens));
             writing.put(Arc::clone(&record), OverCorrupt::Replace).await?;
             broker.inner.coordinator.replaced(&key);
             broker.arm(&key, &record);
@@ -213,7 +207,7 @@ impl Broker {
     }
 
     /// Sees to it that the entry is renewed in time.
-    fn arm(&self, key: &EntryKey, stored: &StoredTokens) {
+    pub(super) fn arm(&self, key: &EntryKey, stored: &StoredTokens) {
         if let Some(scheduler) = &self.inner.scheduler {
             scheduler.schedule_if_needed(key, stored);
         }

@@ -24,17 +24,25 @@ pub(super) const CONFIGURATION: u8 = 78;
 fn exit_code(reason: Reason) -> u8 {
     match reason {
         Reason::InvalidRequest | Reason::MessageTooLarge | Reason::StoreCorrupt => BAD_DATA,
-        Reason::NotFound => NOT_FOUND,
+        Reason::NotFound | Reason::SessionNotFound => NOT_FOUND,
         Reason::StoreUnavailable | Reason::Unimplemented | Reason::UnknownVersion => UNAVAILABLE,
         Reason::InternalError => INTERNAL,
         Reason::RateLimited
         | Reason::TooManyStreams
+        | Reason::TooManySessions
         | Reason::ProviderUnavailable
         | Reason::LockTimeout
         | Reason::ShuttingDown
         | Reason::DeadlineExceeded
         | Reason::StoreLocked => TRY_AGAIN,
-        Reason::Unauthenticated | Reason::Unauthorized | Reason::PeerNotAllowed | Reason::NeedsLogin => NOT_PERMITTED,
+        Reason::Unauthenticated
+        | Reason::Unauthorized
+        | Reason::PeerNotAllowed
+        | Reason::NeedsLogin
+        | Reason::AccessDenied
+        | Reason::ExchangeFailed
+        | Reason::SessionExpired
+        | Reason::SessionAlreadyUsed => NOT_PERMITTED,
         Reason::ProviderNotFound | Reason::ProviderRejected => CONFIGURATION,
     }
 }
@@ -173,14 +181,17 @@ mod tests {
         // The numbers are a promise to scripts, so they stand here a second time.
         let table = [
             (65, "INVALID_REQUEST MESSAGE_TOO_LARGE STORE_CORRUPT"),
-            (66, "NOT_FOUND"),
+            (66, "NOT_FOUND SESSION_NOT_FOUND"),
             (69, "STORE_UNAVAILABLE UNIMPLEMENTED UNKNOWN_VERSION"),
             (70, "INTERNAL_ERROR"),
             (
                 75,
-                "RATE_LIMITED TOO_MANY_STREAMS PROVIDER_UNAVAILABLE LOCK_TIMEOUT SHUTTING_DOWN DEADLINE_EXCEEDED STORE_LOCKED",
+                "RATE_LIMITED TOO_MANY_STREAMS TOO_MANY_SESSIONS PROVIDER_UNAVAILABLE LOCK_TIMEOUT SHUTTING_DOWN DEADLINE_EXCEEDED STORE_LOCKED",
             ),
-            (77, "UNAUTHENTICATED UNAUTHORIZED PEER_NOT_ALLOWED NEEDS_LOGIN"),
+            (
+                77,
+                "UNAUTHENTICATED UNAUTHORIZED PEER_NOT_ALLOWED NEEDS_LOGIN ACCESS_DENIED EXCHANGE_FAILED SESSION_EXPIRED SESSION_ALREADY_USED",
+            ),
             (78, "PROVIDER_NOT_FOUND PROVIDER_REJECTED"),
         ];
         let mut seen = 0;

@@ -84,6 +84,8 @@ errors! {
     RateLimited,
     /// More streaming calls at once than a connection may have.
     TooManyStreams,
+    /// More logins open at once than a sandbox may have.
+    TooManySessions,
     /// The capability is missing or wrong.
     Unauthenticated,
     /// Outside the sandbox's policy.
@@ -106,6 +108,16 @@ errors! {
     ShuttingDown,
     /// The call was not answered in time. The connection is still good.
     DeadlineExceeded,
+    /// The broker knows no such login session of this sandbox.
+    SessionNotFound,
+    /// The login was not completed in time.
+    SessionExpired,
+    /// The login has ended already.
+    SessionAlreadyUsed,
+    /// The code was refused, or the account is not the one whose entry this is.
+    ExchangeFailed,
+    /// The user said no.
+    AccessDenied,
     /// The host's store is locked.
     StoreLocked,
     /// The stored record is undecryptable or malformed.

@@ -15,6 +15,8 @@ const LONGEST_SAVED: Duration = Duration::from_secs(24 * 3600);
 
 /// What [`TokenSet::saved_by`] says after a refresh.
 const REFRESH: &str = "refresh";
+/// The token type of an answer that does not say it (RFC 6750).
+const BEARER: &str = "Bearer";
 
 /// An access token that a sandbox asks to save. It has no refresh token: a sandbox cannot name one.
 #[derive(Clone)]
@@ -89,6 +91,37 @@ impl TokenSet {
             extra,
             saved_by: REFRESH.to_owned(),
         }
+    }
+}
+
+impl TokenSet {
+    /// The token set of a login. `default_lifetime` is for an answer with a refresh token that does not say how long its
+    /// access token is good for; without a refresh token, such an access token does not expire. `sent` is when the request
+    /// went out.
+    ///
+    /// # Errors
+    /// The answer, if its access token cannot be handed out.
+    pub fn of_login(
+        mut answer: TokenAnswer,
+        default_lifetime: Duration,
+        saved_by: String,
+        sent: &Now,
+    ) -> Result<Self, TokenAnswer> {
+        let Some(access_token) = answer.access_token.take() else {
+            return Err(answer);
+        };
+        let refreshable = answer.refresh_token.is_some();
+        let lifetime = answer.lifetime.or(refreshable.then_some(default_lifetime));
+        Ok(Self {
+            access_token,
+            refresh_token: answer.refresh_token,
+            expiry: lifetime.map(|lifetime| Expiry::from_lifetime(lifetime, sent)),
+            token_type: answer.token_type.unwrap_or_else(|| BEARER.to_owned()),
+            scope: answer.scope.unwrap_or_default(),
+            subject: answer.subject,
+            extra: answer.extra,
+            saved_by,
+        })
     }
 }
 

@@ -18,13 +18,13 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 use secrecy::SecretString;
 
+pub use self::login::LoginProvider;
 pub use self::{
     endpoint::Endpoint,
     http::{Http, HttpLimits, Layer, Proxies, Unreachable},
     outcome::OutcomeRules,
     provider::{Endpoints, HttpProvider, Look, NoSecret, ProviderSettings, SecretSource, Trouble},
 };
-pub use self::login::LoginProvider;
 use crate::credential::TokenAnswer;
 
 /// One configured authorization server.
@@ -126,4 +126,16 @@ pub enum Flow {
     PkceRedirect,
     /// The browser is redirected to the host's loopback address (RFC 8252).
     BrowserRedirect,
+}
+
+impl Flow {
+    /// Its name in the configuration and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DeviceCode => "device_code",
+            Self::PkceRedirect => "pkce_redirect",
+            Self::BrowserRedirect => "browser_redirect",
+        }
+    }
 }

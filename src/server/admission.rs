@@ -48,6 +48,7 @@ impl Admission {
                 return Ok(Caller {
                     principal: format!("uid:{}", peer.uid).into(),
                     policy: Arc::clone(policy),
+                    at_host: false,
                     subject: Subject::default(),
                 });
             }
@@ -65,6 +66,7 @@ impl Admission {
         Ok(Caller {
             principal: Arc::clone(&sandbox.name),
             policy: Arc::clone(&sandbox.policy),
+            at_host: false,
             subject: Subject::default(),
         })
     }

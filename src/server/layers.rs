@@ -334,6 +334,7 @@ fn nobody() -> Caller {
     Caller {
         principal: "nobody".into(),
         policy: Arc::default(),
+        at_host: false,
         subject: Subject::default(),
     }
 }

@@ -7,6 +7,7 @@ mod api_keys;
 pub mod control;
 mod credentials;
 pub mod health;
+mod login;
 pub mod status;
 mod wire;
 
@@ -135,6 +136,34 @@ impl credential_broker_server::CredentialBroker for CredentialService {
         request: Request<proto::ListApiKeysRequest>,
     ) -> Result<Response<proto::ListApiKeysResponse>, Status> {
         answer(api_keys::list_api_keys(&self.broker, &request).await)
+    }
+
+    async fn initiate_login(
+        &self,
+        request: Request<proto::InitiateLoginRequest>,
+    ) -> Result<Response<proto::InitiateLoginResponse>, Status> {
+        answer(login::initiate_login(&self.broker, &request).await)
+    }
+
+    async fn exchange_code(
+        &self,
+        request: Request<proto::ExchangeCodeRequest>,
+    ) -> Result<Response<proto::ExchangeCodeResponse>, Status> {
+        answer(login::exchange_code(&self.broker, request).await)
+    }
+
+    async fn poll_login(
+        &self,
+        request: Request<proto::PollLoginRequest>,
+    ) -> Result<Response<proto::PollLoginResponse>, Status> {
+        answer(login::poll_login(&self.broker, &request).await)
+    }
+
+    async fn cancel_login(
+        &self,
+        request: Request<proto::CancelLoginRequest>,
+    ) -> Result<Response<proto::CancelLoginResponse>, Status> {
+        answer(login::cancel_login(&self.broker, &request))
     }
 }
 

@@ -20,15 +20,22 @@ const ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 #[must_use]
 pub fn code(reason: Reason) -> Code {
     match reason {
-        Reason::NotFound | Reason::ProviderNotFound => Code::NotFound,
+        Reason::NotFound | Reason::ProviderNotFound | Reason::SessionNotFound => Code::NotFound,
         Reason::InvalidRequest => Code::InvalidArgument,
-        Reason::MessageTooLarge | Reason::RateLimited | Reason::TooManyStreams => Code::ResourceExhausted,
+        Reason::MessageTooLarge | Reason::RateLimited | Reason::TooManyStreams | Reason::TooManySessions => {
+            Code::ResourceExhausted
+        }
         Reason::Unimplemented => Code::Unimplemented,
         Reason::Unauthenticated => Code::Unauthenticated,
         Reason::Unauthorized | Reason::PeerNotAllowed => Code::PermissionDenied,
-        Reason::UnknownVersion | Reason::NeedsLogin | Reason::ProviderRejected | Reason::StoreLocked => {
-            Code::FailedPrecondition
-        }
+        Reason::UnknownVersion
+        | Reason::NeedsLogin
+        | Reason::ProviderRejected
+        | Reason::SessionExpired
+        | Reason::SessionAlreadyUsed
+        | Reason::ExchangeFailed
+        | Reason::AccessDenied
+        | Reason::StoreLocked => Code::FailedPrecondition,
         Reason::ProviderUnavailable | Reason::LockTimeout | Reason::ShuttingDown | Reason::StoreUnavailable => {
             Code::Unavailable
         }

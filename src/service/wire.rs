@@ -9,9 +9,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::{
     broker::{
         BucketStats, Error, Revocation,
+        login::{Begun, SessionId, Shown, Standing},
         page::{DEFAULT_SIZE, MAX_SIZE, Page, PageRequest},
     },
     credential::{AccessToken, EntryKey, Name, Revision, SavedToken, is_token_text},
+    oauth::Flow,
     proto,
 };
 
@@ -112,6 +114,102 @@ pub(super) fn revision(text: &str) -> Result<Option<Revision>, Error> {
         });
     }
     Ok(Some(text).filter(|text| !text.is_empty()).map(Revision::from_stored))
+}
+
+/// The longest text that a user may paste, in bytes.
+const MAX_PASTED: usize = 8 * 1024;
+
+/// The flow that is asked for; `None`: the host's configuration decides.
+pub(super) fn flow(wire: i32) -> Result<Option<Flow>, Error> {
+    match proto::LoginFlow::try_from(wire) {
+        Ok(proto::LoginFlow::Unspecified) => Ok(None),
+        Ok(proto::LoginFlow::PkceRedirect) => Ok(Some(Flow::PkceRedirect)),
+        Ok(proto::LoginFlow::DeviceCode) => Ok(Some(Flow::DeviceCode)),
+        Ok(proto::LoginFlow::BrowserRedirect) => Ok(Some(Flow::BrowserRedirect)),
+        Err(_unknown) => Err(invalid(
+            "flow",
+            "it is none that this broker knows: send LOGIN_FLOW_UNSPECIFIED, or one of its LoginFlow values",
+        )),
+    }
+}
+
+pub(super) fn session(text: &str) -> Result<SessionId, Error> {
+    SessionId::parse(text).ok_or_else(|| {
+        invalid(
+            "session_id",
+            "it is no session's: send the 32 characters that InitiateLogin answered",
+        )
+    })
+}
+
+pub(super) fn code(pasted: String) -> Result<SecretString, Error> {
+    let pasted = SecretString::from(pasted);
+    let text = pasted.expose_secret().trim();
+    if text.is_empty() {
+        return Err(invalid("code", "it is empty: send what the user pasted"));
+    }
+    if text.len() > MAX_PASTED {
+        return Err(invalid(
+            "code",
+            "it is longer than 8192 bytes: send what the user pasted, and nothing else",
+        ));
+    }
+    Ok(pasted)
+}
+
+pub(super) fn begun(begun: Begun) -> proto::InitiateLoginResponse {
+    let mut wire = proto::InitiateLoginResponse {
+        session_id: begun.session.expose().to_owned(),
+        flow: match begun.shown.flow() {
+            Flow::PkceRedirect => proto::LoginFlow::PkceRedirect,
+            Flow::DeviceCode => proto::LoginFlow::DeviceCode,
+            Flow::BrowserRedirect => proto::LoginFlow::BrowserRedirect,
+        }
+        .into(),
+        expire_time: Some(timestamp(begun.expire_time)),
+        ..Default::default()
+    };
+    match begun.shown {
+        Shown::Paste { auth_url } => wire.auth_url = auth_url,
+        Shown::Browser { auth_url, interval } => {
+            wire.auth_url = auth_url;
+            wire.poll_interval = Some(duration(interval));
+        }
+        Shown::Device {
+            verification_url,
+            verification_url_complete,
+            user_code,
+            interval,
+        } => {
+            wire.verification_url = verification_url;
+            wire.verification_url_complete = verification_url_complete.unwrap_or_default();
+            wire.user_code = user_code;
+            wire.poll_interval = Some(duration(interval));
+        }
+    }
+    wire
+}
+
+pub(super) fn standing(standing: Standing) -> proto::PollLoginResponse {
+    let mut wire = proto::PollLoginResponse::default();
+    match standing {
+        Standing::Pending { interval } => {
+            wire.set_status(proto::LoginStatus::Pending);
+            wire.poll_interval = Some(duration(interval));
+        }
+        Standing::Complete(token) => {
+            wire.set_status(proto::LoginStatus::Complete);
+            wire.token = token.map(access_token);
+        }
+        Standing::Failed(error) => {
+            wire.set_status(proto::LoginStatus::Error);
+            wire.error = Some(proto::LoginError {
+                reason: error.reason().as_str().to_owned(),
+                message: error.to_string(),
+            });
+        }
+    }
+    wire
 }
 
 pub(super) fn revocation(revocation: Revocation) -> proto::Revocation {

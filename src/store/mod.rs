@@ -36,6 +36,17 @@ impl StoredTokens {
             intent: None,
         }
     }
+
+    /// A new version that takes the place of `before` whole, as a login or an import does. If it has the same refresh token,
+    /// what is not known about that is still not known.
+    #[must_use]
+    pub fn replacing(before: Option<&Self>, tokens: TokenSet) -> Self {
+        let mut record = Self::new(tokens);
+        if let (Some(before), Some(refresh_token)) = (before, &record.tokens.refresh_token) {
+            record.intent = before.intent.clone().filter(|intent| intent.is_about(refresh_token));
+        }
+        record
+    }
 }
 
 /// Keeps token sets. Cheap to share; every method may be called from many tasks at once.

@@ -39,7 +39,7 @@ pub(super) use self::{held::Writing, removal::Removed};
 use super::timing;
 use crate::{
     clock::Clock,
-    credential::{EntryKey, Intent, Name, Revision},
+    credential::{AnswerRules, EntryKey, Intent, Name, Revision, TokenAnswer, TokenSet},
     oauth::Provider,
     store::{StoreError, StoredTokens, TokenStore},
 };
@@ -229,9 +229,33 @@ impl RefreshCoordinator {
         Writing::change(&self.shared, key, wait).await
     }
 
-    /// Removes the entry, durably, also under a flight, and begins to revoke its token at the provider.
-    pub(super) async fn remove(&self, key: &EntryKey, wait: Duration) -> Result<Option<Removed>, StoreError> {
-        removal::remove(&self.shared, key, wait).await
+    /// Removes the entry, durably, also under a flight, and begins to revoke its token at the provider. `under_lock` is
+    /// called when it is gone, before anybody can write it again.
+    pub(super) async fn remove(
+        &self,
+        key: &EntryKey,
+        wait: Duration,
+        under_lock: impl FnOnce(),
+    ) -> Result<Option<Removed>, StoreError> {
+        removal::remove(&self.shared, key, wait, under_lock).await
+    }
+
+    /// Begins to revoke a token set that is not to be stored.
+    pub(super) fn revoke_unwanted(&self, key: &EntryKey, tokens: &TokenSet) {
+        removal::revoke_unwanted(&self.shared, key, tokens);
+    }
+
+    /// Begins to revoke what came in an answer that is not to be stored.
+    pub(super) fn revoke_late(&self, key: &EntryKey, answer: TokenAnswer) {
+        removal::revoke_late(&self.shared, key, answer);
+    }
+
+    /// How long an access token of the entry's provider is good for if the provider does not say.
+    pub(super) fn default_lifetime(&self, key: &EntryKey) -> Duration {
+        let served = self.shared.providers.get(&key.provider);
+        served.map_or(AnswerRules::default().default_lifetime, |served| {
+            served.provider.default_lifetime()
+        })
     }
 
     /// A login or an import: what went wrong with the token set before says nothing about this one.

@@ -36,11 +36,12 @@ impl Removed {
     }
 }
 
-/// Removes the entry. `None`: there was none.
+/// Removes the entry. `None`: there was none. `under_lock` is called when it is gone, before anybody can write it again.
 pub(super) async fn remove(
     shared: &Arc<Shared>,
     key: &EntryKey,
     wait: Duration,
+    under_lock: impl FnOnce(),
 ) -> Result<Option<Removed>, StoreError> {
     let mut writing = Writing::removal(shared, key, wait).await?;
     // What cannot be read can be removed all the same; then there is nothing to revoke.
@@ -48,6 +49,7 @@ pub(super) async fn remove(
     if !writing.remove().await? {
         return Ok(None);
     }
+    under_lock();
     drop(writing);
     let mut entries = shared.entries();
     let idle = |entry: &Entry| entry.flight.is_none() && entry.unsaved.is_none();
@@ -59,7 +61,7 @@ pub(super) async fn remove(
     Ok(Some(Removed { revoking }))
 }
 
-/// An answer that came after the logout.
+/// An answer that is not to be stored: it came after the logout, or is of no use.
 pub(super) fn revoke_late(shared: &Arc<Shared>, key: &EntryKey, answer: TokenAnswer) {
     let refresh = answer.refresh_token.map(|token| (token, TokenKind::Refresh));
     let access = answer.access_token.map(|token| (token, TokenKind::Access));
@@ -67,6 +69,11 @@ pub(super) fn revoke_late(shared: &Arc<Shared>, key: &EntryKey, answer: TokenAns
         // Nobody waits for it: the logout was answered long ago.
         drop(revoke(shared, key, token));
     }
+}
+
+/// A token set that is not to be stored.
+pub(super) fn revoke_unwanted(shared: &Arc<Shared>, key: &EntryKey, tokens: &TokenSet) {
+    drop(revoke(shared, key, to_revoke(tokens)));
 }
 
 /// The refresh token takes the access tokens along (RFC 7009 section 2.1).

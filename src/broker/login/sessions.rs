@@ -1,0 +1,174 @@
+//! Every sandbox's sessions: how many there may be, how they end, and how long it is remembered that they did.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::session::{Session, SessionId, Stage};
+use crate::{broker::Error, credential::EntryKey};
+
+/// How many logins one sandbox may have open at once.
+pub(super) const MOST_OPEN: usize = 16;
+/// How long it is remembered that a session ended, by its id alone.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// How many of them are remembered for one sandbox. Who makes more is told that the oldest are unknown.
+const MOST_REMEMBERED: usize = 1024;
+
+/// All sessions, by the sandbox that began them: what one asks for is looked up among its own only, so another's cannot be
+/// told from one that never was.
+#[derive(Default)]
+pub(super) struct Sessions {
+    principals: HashMap<Arc<str>, Own>,
+}
+
+#[derive(Default)]
+struct Own {
+    open: HashMap<SessionId, Session>,
+    /// The oldest first.
+    ended: VecDeque<Ended>,
+}
+
+struct Ended {
+    id: SessionId,
+    how: How,
+    /// By boot time.
+    forgotten: Duration,
+}
+
+#[derive(Clone, Copy)]
+enum How {
+    Expired,
+    Used,
+}
+
+impl Sessions {
+    /// Makes room for one more.
+    ///
+    /// # Errors
+    /// [`Error::TooManySessions`].
+    pub(super) fn open(
+        &mut self,
+        principal: &Arc<str>,
+        key: &EntryKey,
+        now: Duration,
+        lifetime: Duration,
+    ) -> Result<SessionId, Error> {
+        self.sweep(now);
+        let own = self.principals.entry(Arc::clone(principal)).or_default();
+        if own.open.len() >= MOST_OPEN {
+            return Err(Error::TooManySessions { limit: MOST_OPEN });
+        }
+        let id = SessionId::random();
+        let session = Session {
+            key: key.clone(),
+            until: now.saturating_add(lifetime),
+            fate: Arc::default(),
+            stage: Stage::Preparing,
+        };
+        own.open.insert(id.clone(), session);
+        Ok(id)
+    }
+
+    /// A session that could not be begun: as if it had never been.
+    pub(super) fn forget(&mut self, principal: &Arc<str>, id: &SessionId) {
+        if let Some(own) = self.principals.get_mut(principal) {
+            own.open.remove(id);
+        }
+    }
+
+    /// The session, if it is the sandbox's own and has not ended.
+    ///
+    /// # Errors
+    /// [`Error::SessionNotFound`], [`Error::SessionExpired`], [`Error::SessionAlreadyUsed`].
+    pub(super) fn find(&mut self, principal: &Arc<str>, id: &SessionId, now: Duration) -> Result<&mut Session, Error> {
+        self.sweep(now);
+        let own = self.principals.get_mut(principal).ok_or(Error::SessionNotFound)?;
+        if let Some(ended) = own.ended.iter().find(|ended| ended.id == *id) {
+            return Err(match ended.how {
+                How::Expired => Error::SessionExpired,
+                How::Used => Error::SessionAlreadyUsed,
+            });
+        }
+        match own.open.get_mut(id) {
+            Some(session) if !matches!(session.stage, Stage::Preparing) => Ok(session),
+            Some(_) | None => Err(Error::SessionNotFound),
+        }
+    }
+
+    /// The session of a task of the broker's, if it has not ended.
+    pub(super) fn of_task(&mut self, principal: &Arc<str>, id: &SessionId) -> Option<&mut Session> {
+        self.principals.get_mut(principal)?.open.get_mut(id)
+    }
+
+    /// Ends the session: it was used.
+    pub(super) fn end(&mut self, principal: &Arc<str>, id: &SessionId, now: Duration) -> Option<Session> {
+        let own = self.principals.get_mut(principal)?;
+        let session = own.open.remove(id)?;
+        own.remember(id.clone(), How::Used, now);
+        Some(session)
+    }
+
+    /// Withdraws every session that would write this entry: it was removed.
+    pub(super) fn withdraw(&self, key: &EntryKey) {
+        for own in self.principals.values() {
+            for session in own.open.values().filter(|session| session.key == *key) {
+                session.fate.withdraw();
+            }
+        }
+    }
+
+    /// Ends every session that waits for a user. A code that is being exchanged goes on.
+    pub(super) fn interrupt(&self) {
+        for own in self.principals.values() {
+            for session in own.open.values() {
+                session.fate.interrupt();
+            }
+        }
+    }
+
+    /// Ends what is too old, forgets what ended long ago.
+    pub(super) fn sweep(&mut self, now: Duration) {
+        self.principals.retain(|_, own| {
+            let old: Vec<SessionId> = own
+                .open
+                .iter()
+                .filter(|(_, session)| session.until <= now)
+                .map(|(id, _)| id.clone())
+                .collect();
+            for id in old {
+                if let Some(session) = own.open.remove(&id) {
+                    session.fate.withdraw();
+                }
+                own.remember(id, How::Expired, now);
+            }
+            while own.ended.front().is_some_and(|ended| ended.forgotten <= now) {
+                own.ended.pop_front();
+            }
+            !own.open.is_empty() || !own.ended.is_empty()
+        });
+    }
+
+    /// How many wait for a user or for a provider.
+    pub(super) fn count(&self) -> usize {
+        self.principals.values().map(|own| own.open.len()).sum()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.principals.is_empty()
+    }
+}
+
+impl Own {
+    fn remember(&mut self, id: SessionId, how: How, now: Duration) {
+        if self.ended.len() >= MOST_REMEMBERED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(Ended {
+            id,
+            how,
+            forgotten: now.saturating_add(REMEMBERED),
+        });
+    }
+}
