@@ -66,6 +66,7 @@ impl World {
             clock,
             providers: [(key(0).provider, provider)].into(),
             renewals: Renewals::OnUse,
+            logins: credbroker::broker::login::LoginParts::default(),
         });
         self.state().processes.push(Process {
             alive: true,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use credbroker::{
-    broker::{Broker, Caller, Error, Parts, Renewals, Revocation, coordinator::RefreshCoordinator},
+    broker::{login::LoginParts, Broker, Caller, Error, Parts, Renewals, Revocation, coordinator::RefreshCoordinator},
     clock::Clock as _,
     credential::{EntryKey, Expiry, Name, Revision, SavedToken, TokenSet},
     oauth::Provider,
@@ -189,6 +189,7 @@ fn broker_that(
         clock: Arc::clone(clock) as _,
         providers: providers(all),
         renewals,
+        logins: LoginParts::default(),
     })
 }
 

@@ -35,6 +35,7 @@ fn broker(house: &House, clock: &Arc<PausedClock>, store: FileStore) -> Broker {
         clock: Arc::clone(clock) as _,
         providers: BTreeMap::from([("p".parse().unwrap(), Arc::clone(&house.authority) as _)]),
         renewals: credbroker::broker::Renewals::OnUse,
+        logins: credbroker::broker::login::LoginParts::default(),
     })
 }
 

@@ -107,6 +107,8 @@ struct Script {
     changed: Mutex<Vec<(Change, bool)>>,
     /// A record that came about past every lock, as from a backup: what is read, until the next change.
     restored: Mutex<Option<(EntryKey, Arc<StoredTokens>)>>,
+    /// Whoever holds a lock finds a record that cannot be decrypted.
+    corrupt: Mutex<bool>,
     /// Whether changes and reads may go on.
     changes: watch::Sender<bool>,
     reads: watch::Sender<bool>,
@@ -125,6 +127,7 @@ impl Store {
                 only: Mutex::new(None),
                 changed: Mutex::default(),
                 restored: Mutex::default(),
+                corrupt: Mutex::default(),
                 changes: watch::Sender::new(true),
                 reads: watch::Sender::new(true),
                 begun: watch::Sender::new(0),
@@ -166,6 +169,11 @@ impl Store {
     /// Replaces a record past its lock, as a restored backup does.
     pub(crate) fn restore(&self, key: &EntryKey, record: StoredTokens) {
         *self.script.restored.lock().unwrap() = Some((key.clone(), Arc::new(record)));
+    }
+
+    /// From now on the records cannot be decrypted any more, as far as those see who hold a lock.
+    pub(crate) fn corrupt(&self) {
+        *self.script.corrupt.lock().unwrap() = true;
     }
 
     fn restored(&self, key: &EntryKey) -> Option<Arc<StoredTokens>> {
@@ -270,12 +278,19 @@ struct Guard {
 #[async_trait]
 impl TokenGuard for Guard {
     async fn read(&self) -> Result<Option<Arc<StoredTokens>>, StoreError> {
+        if *self.store.script.corrupt.lock().unwrap() {
+            return Err(Fault::Corrupt.strike());
+        }
         Ok(self.store.peek(&self.key).await)
     }
 
     async fn put(&mut self, record: Arc<StoredTokens>, over_corrupt: OverCorrupt) -> Result<(), StoreError> {
         let kind = record.intent.as_ref().map_or(Change::Record, |_| Change::Intent);
         self.store.change(kind).await?;
+        let corrupt = std::mem::take(&mut *self.store.script.corrupt.lock().unwrap());
+        if corrupt && over_corrupt == OverCorrupt::Refuse {
+            return Err(Fault::Corrupt.strike());
+        }
         *self.store.script.restored.lock().unwrap() = None;
         self.guard.put(record, over_corrupt).await
     }

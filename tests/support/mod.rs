@@ -279,6 +279,7 @@ impl Bench {
             clock: Arc::new(SystemClock::new()),
             providers,
             renewals: Renewals::OnUse,
+            logins: credbroker::broker::login::LoginParts::default(),
         });
         let dir = TempDir::new().unwrap();
         let listener = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
