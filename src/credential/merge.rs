@@ -267,4 +267,46 @@ mod tests {
             assert_eq!(merged.expiry.unwrap().remaining(&now()).as_secs(), want, "{row:?}");
         }
     }
+
+    fn answer_with(access: Option<&str>, refresh: Option<&str>, lifetime: Option<Duration>) -> TokenAnswer {
+        TokenAnswer {
+            access_token: access.map(SecretString::from),
+            refresh_token: refresh.map(SecretString::from),
+            lifetime,
+            token_type: None,
+            scope: None,
+            subject: Some("alice".into()),
+            extra: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_login_is_what_the_answer_says_and_nothing_else() {
+        let login = |refresh, lifetime| {
+            let answer = answer_with(Some("a"), refresh, lifetime);
+            TokenSet::of_login(answer, HOUR, "login".into(), &now()).unwrap()
+        };
+        let table = [
+            (Some("r"), Some(DAY), Some(DAY)),
+            (Some("r"), None, Some(HOUR)),
+            (None, Some(DAY), Some(DAY)),
+            (None, None, None),
+        ];
+        for (refresh, lifetime, want) in table {
+            let tokens = login(refresh, lifetime);
+            assert_eq!(
+                tokens.expiry.map(|expiry| expiry.lifetime),
+                want,
+                "{refresh:?} {lifetime:?}"
+            );
+            assert_eq!(tokens.refresh_token.is_some(), refresh.is_some());
+            assert_eq!((&*tokens.token_type, &*tokens.scope), ("Bearer", ""));
+            assert_eq!(tokens.subject.as_deref(), Some("alice"));
+        }
+        let unsendable = TokenSet::of_login(answer_with(None, Some("r"), None), HOUR, "login".into(), &now());
+        assert!(
+            unsendable.is_err_and(|answer| answer.refresh_token.is_some()),
+            "for the one who revokes it"
+        );
+    }
 }

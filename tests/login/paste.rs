@@ -162,3 +162,18 @@ async fn the_host_logs_in_as_itself() {
     assert_eq!(house.stored().await.unwrap().tokens.saved_by, "login");
     assert_eq!(house.terminal(), "", "who sits there needs no notice");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_cannot_be_handed_out_is_none_and_is_revoked() {
+    let house = House::new(&ALL);
+    house.desk.unsendable();
+    let box_ = sandbox("box");
+    let begun = house.begin(&box_, Flow::PkceRedirect).await;
+    assert_eq!(
+        house.paste(&box_, &begun.session, "code").await,
+        Err(Reason::ExchangeFailed)
+    );
+    settle().await;
+    assert!(house.token().await.is_none());
+    assert_eq!(house.desk.revoked(), ["rt-login-1"]);
+}

@@ -137,3 +137,25 @@ async fn an_import_during_a_login_keeps_the_account_rule() {
     assert_eq!(house.paste(&box_, &session, "code").await, Err(Reason::ExchangeFailed));
     assert_eq!(house.token().await.as_deref(), Some("at-0"));
 }
+
+/// What went wrong with the token set before says nothing about the new one.
+#[tokio::test(start_paused = true)]
+async fn a_login_mends_a_dead_entry_at_once() {
+    let house = House::new(&ALL);
+    house.import("alice").await;
+    house.desk.refuses_refreshes(true);
+    let box_ = sandbox("box");
+    let refresh = || async {
+        let token = house.broker.refresh_token(&box_, &entry(), None).await;
+        token.map(drop).map_err(|error| error.reason())
+    };
+    assert_eq!(refresh().await, Err(Reason::NeedsLogin));
+    house.desk.refuses_refreshes(false);
+    let session = house.begin(&box_, Flow::PkceRedirect).await.session;
+    assert!(house.paste(&box_, &session, "code").await.is_ok());
+    assert_eq!(
+        refresh().await,
+        Ok(()),
+        "without waiting for the cooldown of the failure"
+    );
+}

@@ -61,6 +61,8 @@ struct Script {
     exchange: Result<&'static str, LoginTrouble>,
     cannot_listen: bool,
     unavailable: bool,
+    unsendable: bool,
+    refused: bool,
     asked: Vec<Instant>,
     exchanged: Vec<String>,
     revoked: Vec<String>,
@@ -77,6 +79,8 @@ impl Desk {
                 exchange: Ok("alice"),
                 cannot_listen: false,
                 unavailable: false,
+                unsendable: false,
+                refused: false,
                 asked: Vec::new(),
                 exchanged: Vec::new(),
                 revoked: Vec::new(),
@@ -112,6 +116,16 @@ impl Desk {
 
     pub(crate) fn unavailable(&self) {
         self.script().unavailable = true;
+    }
+
+    /// The access tokens of answers cannot be handed out.
+    pub(crate) fn unsendable(&self) {
+        self.script().unsendable = true;
+    }
+
+    /// Refresh tokens are refused, or good again.
+    pub(crate) fn refuses_refreshes(&self, refused: bool) {
+        self.script().refused = refused;
     }
 
     /// From now on nothing is answered.
@@ -157,7 +171,7 @@ impl Desk {
         script.made += 1;
         let made = script.made;
         Box::new(TokenAnswer {
-            access_token: Some(format!("at-login-{made}").into()),
+            access_token: (!script.unsendable).then(|| format!("at-login-{made}").into()),
             refresh_token: Some(format!("rt-login-{made}").into()),
             lifetime: Some(Duration::from_secs(3600)),
             token_type: None,
@@ -293,6 +307,9 @@ impl Drop for Ear {
 impl Provider for Desk {
     async fn refresh(&self, _refresh_token: &SecretString) -> Outcome {
         self.opened().await;
+        if self.script().refused {
+            return Outcome::Refused(credbroker::oauth::Seen("HTTP 400, error invalid_grant".to_owned()));
+        }
         Outcome::Answered(self.answer("alice"))
     }
 
