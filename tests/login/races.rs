@@ -8,6 +8,8 @@ use credbroker::{
     reason::Reason,
 };
 
+use secrecy::ExposeSecret as _;
+
 use crate::house::{ALL, House, Polled, entry, sandbox, settle};
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +149,8 @@ async fn a_login_mends_a_dead_entry_at_once() {
     let box_ = sandbox("box");
     let refresh = || async {
         let token = house.broker.refresh_token(&box_, &entry(), None).await;
-        token.map(drop).map_err(|error| error.reason())
+        let token = token.map_err(|error| error.reason())?;
+        Ok(token.access_token.expose_secret().to_owned())
     };
     assert_eq!(refresh().await, Err(Reason::NeedsLogin));
     house.desk.refuses_refreshes(false);
