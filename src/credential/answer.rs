@@ -3,14 +3,13 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use data_encoding::BASE64URL_NOPAD;
 use jiff::Timestamp;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 
 use crate::{
     clock::Now,
-    credential::{Expiry, MAX_LIFETIME, TokenSet, is_token_text, secret_json::SecretJson},
+    credential::{Claim, Expiry, MAX_LIFETIME, TokenSet, claims::Claims, is_token_text, secret_json::SecretJson},
 };
 
 /// The longest scope, token type, subject or extra field, in bytes.
@@ -26,6 +25,10 @@ pub struct AnswerRules {
     pub default_lifetime: Duration,
     /// Further string fields to keep.
     pub extra_fields: Vec<String>,
+    /// Those of them that may stand in the `id_token` instead. The first one of a field that is there counts.
+    pub claims: &'static [Claim],
+    /// Where in the answer the account is named, if it is neither `sub` nor the `id_token`'s. Empty: nowhere.
+    pub subject: &'static [&'static str],
 }
 
 impl Default for AnswerRules {
@@ -33,6 +36,8 @@ impl Default for AnswerRules {
         Self {
             default_lifetime: Duration::from_secs(3600),
             extra_fields: Vec::new(),
+            claims: &[],
+            subject: &[],
         }
     }
 }
@@ -102,10 +107,13 @@ pub fn parse_answer(json: &[u8], rules: &AnswerRules, saved_by: &str, now: &Now)
         ));
     }
     let expiry = expiry(fields, refresh_token.is_some(), rules, now)?;
+    let claims = text_field(fields, "id_token")?.and_then(Claims::of);
     let subject = match short_field(fields, "sub")? {
         Some(subject) => Some(subject.to_owned()),
-        None => text_field(fields, "id_token")?
-            .and_then(subject_of_id_token)
+        None => claims
+            .as_ref()
+            .and_then(Claims::subject)
+            .or_else(|| named_by(fields, rules.subject))
             .filter(|subject| subject.len() <= MAX_TEXT),
     };
     Ok(TokenSet {
@@ -115,7 +123,7 @@ pub fn parse_answer(json: &[u8], rules: &AnswerRules, saved_by: &str, now: &Now)
         token_type: short_field(fields, "token_type")?.unwrap_or("Bearer").to_owned(),
         scope: short_field(fields, "scope")?.unwrap_or_default().to_owned(),
         subject,
-        extra: extra(fields, rules, refresh_token)?,
+        extra: extra(fields, claims.as_ref(), rules, refresh_token)?,
         saved_by: saved_by.to_owned(),
     })
 }
@@ -138,16 +146,29 @@ fn short_field<'a>(fields: &'a Map<String, Value>, name: &str) -> Result<Option<
     Ok(text)
 }
 
+/// The account where this provider names it.
+fn named_by(fields: &Map<String, Value>, path: &[&str]) -> Option<String> {
+    let (first, rest) = path.split_first()?;
+    let named = rest
+        .iter()
+        .try_fold(fields.get(*first)?, |value, name| value.get(name))?;
+    named.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
 /// The fields that the configuration names: strings only, and never a copy of a stored secret.
 fn extra(
     fields: &Map<String, Value>,
+    claims: Option<&Claims>,
     rules: &AnswerRules,
     refresh_token: Option<&str>,
 ) -> Result<BTreeMap<String, String>, InvalidAnswer> {
     let extra: BTreeMap<String, String> = rules
         .extra_fields
         .iter()
-        .filter_map(|name| Some((name.clone(), fields.get(name)?.as_str()?.to_owned())))
+        .filter_map(|name| {
+            let field = fields.get(name).and_then(Value::as_str).map(str::to_owned);
+            Some((name.clone(), field.or_else(|| claims?.field(name, rules))?))
+        })
         .filter(|(_, value)| Some(value.as_str()) != refresh_token)
         .collect();
     let size: usize = extra.iter().map(|(name, value)| name.len() + value.len()).sum();
@@ -234,17 +255,10 @@ fn number(value: &Value) -> Option<f64> {
     (!number.is_nan()).then_some(number)
 }
 
-/// The `sub` claim of an ID token (OpenID Connect Core section 2), unverified.
-pub(super) fn subject_of_id_token(id_token: &str) -> Option<String> {
-    let payload = id_token.split('.').nth(1)?;
-    let claims = BASE64URL_NOPAD.decode(payload.trim_end_matches('=').as_bytes()).ok()?;
-    let claims: Value = serde_json::from_slice(&claims).ok()?;
-    Some(claims.get("sub")?.as_str()?.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use data_encoding::BASE64URL_NOPAD;
     use secrecy::ExposeSecret as _;
 
     const NOW: i64 = 1_800_000_000;
@@ -261,6 +275,7 @@ mod tests {
         let rules = AnswerRules {
             default_lifetime: Duration::from_secs(3600),
             extra_fields: vec!["account_id".into(), "copy".into(), "n".into()],
+            ..AnswerRules::default()
         };
         parse_answer(json.as_bytes(), &rules, "import", &now())
     }

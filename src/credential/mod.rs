@@ -1,6 +1,7 @@
 //! The values of the domain: names, secrets, token sets. No I/O, no clock, no wire types.
 
 mod answer;
+mod claims;
 mod expiry;
 mod intent;
 mod merge;
@@ -10,6 +11,7 @@ mod token;
 mod token_answer;
 
 pub use answer::{AnswerRules, InvalidAnswer, NotAnAnswer, TokenAnswer, parse_answer};
+pub use claims::Claim;
 pub use expiry::{Expiry, MAX_LIFETIME};
 pub use intent::Intent;
 pub use merge::SavedToken;

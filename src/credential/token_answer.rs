@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 use super::{
     LooseJson, LooseObject,
-    answer::{AnswerRules, MAX_EXTRA, MAX_TEXT, NotAnAnswer, TokenAnswer, bounded, subject_of_id_token},
+    answer::{AnswerRules, MAX_EXTRA, MAX_TEXT, NotAnAnswer, TokenAnswer, bounded},
+    claims::Claims,
     is_token_text,
 };
 
@@ -16,7 +18,7 @@ impl TokenAnswer {
     /// one that is `null` or empty.
     ///
     /// The subject is `sub`, else the `sub` claim of the `id_token`, which came straight from the provider over TLS and
-    /// is not verified beyond that (OpenID Connect Core section 3.1.3.7).
+    /// is not verified beyond that (OpenID Connect Core section 3.1.3.7), else what the rules name.
     ///
     /// # Errors
     /// Not a JSON object, or no `access_token`.
@@ -25,8 +27,10 @@ impl TokenAnswer {
         let fields = answer.as_object().ok_or(NotAnAnswer)?;
         let access_token = fields.text("access_token").ok_or(NotAnAnswer)?;
         let refresh_token = fields.text("refresh_token");
+        let claims = fields.text("id_token").and_then(|token| Claims::of(&token));
         let extra = extra(
             &fields,
+            claims.as_ref(),
             rules,
             &access_token,
             refresh_token.as_ref().map(|token| token.as_str()),
@@ -35,7 +39,8 @@ impl TokenAnswer {
         // Handing out the one would hand out the other, so what came as both is kept as the refresh token only.
         let sendable = is_token_text(&access_token) && refresh_token.as_ref() != Some(&access_token);
         let subject = short(&fields, "sub").or_else(|| {
-            let subject = subject_of_id_token(&fields.text("id_token")?)?;
+            let claimed = claims.as_ref().and_then(Claims::subject);
+            let subject = claimed.or_else(|| named_by(&fields, rules.subject))?;
             Some(subject).filter(|subject| (1..=MAX_TEXT).contains(&subject.len()))
         });
         Ok(Self {
@@ -66,10 +71,20 @@ fn lifetime(fields: &LooseObject<'_>) -> Option<Duration> {
     (!seconds.is_nan()).then(|| bounded(seconds))
 }
 
+/// The account where this provider names it.
+fn named_by(fields: &LooseObject<'_>, path: &[&str]) -> Option<String> {
+    match path {
+        [] => None,
+        [name] => fields.text(name).map(|text| text.as_str().to_owned()),
+        [name, rest @ ..] => named_by(&fields.object(name)?, rest),
+    }
+}
+
 /// The fields that the configuration names, as far as they fit and are no copy of a token of this answer, whether that
 /// one is taken over or not.
 fn extra(
     fields: &LooseObject<'_>,
+    claims: Option<&Claims>,
     rules: &AnswerRules,
     access_token: &str,
     refresh_token: Option<&str>,
@@ -77,7 +92,10 @@ fn extra(
     let mut room = MAX_EXTRA;
     let mut extra = BTreeMap::new();
     for name in &rules.extra_fields {
-        let Some(value) = fields.text(name) else { continue };
+        let claimed = || claims?.field(name, rules).map(Zeroizing::new);
+        let Some(value) = fields.text(name).or_else(claimed) else {
+            continue;
+        };
         let size = name.len() + value.len();
         let copy = value.as_str() == access_token || Some(value.as_str()) == refresh_token;
         if !copy && size <= room && !extra.contains_key(name) {
@@ -94,7 +112,10 @@ mod tests {
     use proptest::prelude::*;
     use secrecy::ExposeSecret as _;
 
-    use super::{super::MAX_LIFETIME, *};
+    use super::{
+        super::{Claim, MAX_LIFETIME},
+        *,
+    };
 
     fn rules() -> AnswerRules {
         AnswerRules {
@@ -282,6 +303,53 @@ mod tests {
             &id_token(r#"{"sub":""}"#),
         ] {
             assert_eq!(subject("null", junk), None, "{junk}");
+        }
+    }
+
+    #[test]
+    fn a_provider_may_name_fields_and_the_account_elsewhere() {
+        let rules = AnswerRules {
+            extra_fields: vec!["account_id".into()],
+            claims: &[
+                Claim {
+                    field: "account_id",
+                    path: &["https://a.example/auth", "account"],
+                },
+                Claim {
+                    field: "account_id",
+                    path: &["account_id"],
+                },
+            ],
+            subject: &["account", "uuid"],
+            ..AnswerRules::default()
+        };
+        let found = |fields: &str, claims: &str| {
+            let id_token = format!("h.{}.s", BASE64URL_NOPAD.encode(claims.as_bytes()));
+            let json = format!(r#"{{"access_token":"a",{fields}"id_token":"{id_token}"}}"#);
+            let answer = TokenAnswer::parse(json.as_bytes(), &rules).unwrap();
+            let imported = crate::credential::parse_answer(json.as_bytes(), &rules, "import", &now()).unwrap();
+            assert_eq!((&imported.subject, &imported.extra), (&answer.subject, &answer.extra));
+            (answer.extra.get("account_id").cloned(), answer.subject)
+        };
+        let both = r#"{"https://a.example/auth":{"account":"1"},"account_id":"2"}"#;
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(found("", both), (some("1"), None));
+        assert_eq!(found("", r#"{"account_id":"2","sub":"s"}"#), (some("2"), some("s")));
+        assert_eq!(found(r#""account_id":"3","#, both), (some("3"), None));
+        assert_eq!(found(r#""account":{"uuid":"u"},"#, "{}"), (None, some("u")));
+        assert_eq!(found(r#""account":{"uuid":7},"#, r#"{"account_id":7}"#), (None, None));
+        assert_eq!(
+            found(r#""account":"u","#, r#"{"https://a.example/auth":"1"}"#),
+            (None, None)
+        );
+        assert_eq!(found(r#""account":{"uuid":"u"},"#, r#"{"sub":"s"}"#), (None, some("s")));
+    }
+
+    fn now() -> crate::clock::Now {
+        crate::clock::Now {
+            wall: jiff::Timestamp::UNIX_EPOCH,
+            boot: Duration::ZERO,
+            boot_id: "b".into(),
         }
     }
 

@@ -189,6 +189,7 @@ fn answer_rules_of(provider: &ProviderConfig, preset: Option<&'static Preset>) -
             provider.extra_fields.as_deref(),
             preset.map(|preset| preset.extra_fields),
         ),
+        ..AnswerRules::default()
     }
 }
 
