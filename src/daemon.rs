@@ -48,7 +48,7 @@ use crate::{
     },
 };
 
-pub use self::providers::{ProviderSummary, answer_rules, diagnose_providers, providers, summary};
+pub use self::providers::{ProviderSummary, Providers, answer_rules, diagnose_providers, providers, summary};
 
 const CREDENTIAL_BROKER: &str = "credbroker.v1.CredentialBroker";
 const CONTROL_BROKER: &str = "credbroker.v1.ControlBroker";
@@ -112,13 +112,17 @@ pub fn local(
     renewals: Renewals,
 ) -> Result<Broker, StartError> {
     let Stores { tokens, keys } = stores(config, ephemeral)?;
+    let providers = providers(config, environment);
     Ok(Broker::new(Parts {
         tokens,
         keys,
         clock: Arc::new(SystemClock::new()),
-        providers: providers(config, environment),
+        providers: providers.refreshes,
         renewals,
-        logins: LoginParts::default(),
+        logins: LoginParts {
+            providers: providers.logins,
+            ..LoginParts::default()
+        },
     }))
 }
 

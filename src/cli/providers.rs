@@ -22,19 +22,24 @@ pub(super) async fn providers(session: &Session) -> Result<ExitCode, Failure> {
     }
     let rows = entries.into_iter().map(|(name, count)| {
         let configured = config.providers.get(&name);
-        let [source, token_endpoint, flows, client_auth, revocation, client_id] = match configured {
-            None => ["not configured", "-", "-", "-", "-", "-"].map(str::to_owned),
+        let [
+            source,
+            token_endpoint,
+            login_endpoints,
+            flows,
+            client_auth,
+            revocation,
+            client_id,
+        ] = match configured {
+            None => ["not configured", "-", "-", "-", "-", "-", "-"].map(str::to_owned),
             Some(provider) => {
                 let summary = daemon::summary(provider);
-                let flows = if summary.flows.is_empty() {
-                    "-".to_owned()
-                } else {
-                    summary.flows.join(", ")
-                };
+                let or_none = |text: String| if text.is_empty() { "-".to_owned() } else { text };
                 [
                     summary.source,
                     summary.token_endpoint,
-                    flows,
+                    or_none(summary.login_endpoints.join(", ")),
+                    or_none(summary.flows.join(", ")),
                     summary.client_auth.to_owned(),
                     summary.revocation.to_owned(),
                     provider.client_id.clone(),
@@ -46,6 +51,7 @@ pub(super) async fn providers(session: &Session) -> Result<ExitCode, Failure> {
             name.to_string(),
             source,
             token_endpoint,
+            login_endpoints,
             flows,
             client_auth,
             revocation,
@@ -57,6 +63,7 @@ pub(super) async fn providers(session: &Session) -> Result<ExitCode, Failure> {
         "PROVIDER",
         "SOURCE",
         "TOKEN ENDPOINT",
+        "LOGIN ENDPOINTS",
         "FLOWS",
         "CLIENT AUTH",
         "REVOCATION",

@@ -298,6 +298,7 @@ impl ProviderConfig {
             Some(Flow::PkceRedirect | Flow::BrowserRedirect) if self.authorization_endpoint.is_none() => {
                 "authorization_endpoint"
             }
+            Some(Flow::PkceRedirect) if self.redirect_url.is_none() => "redirect_url",
             Some(_) | None => return Ok(()),
         };
         Err(section.fault("flow", &format!("needs {missing}"), "set it, or choose another flow"))

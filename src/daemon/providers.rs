@@ -8,17 +8,33 @@ use crate::{
     config::{self, Config, Environment, ProviderConfig},
     credential::{AnswerRules, Name},
     oauth::{
-        ClientAuth, Endpoint, Endpoints, Flow, Http, HttpLimits, HttpProvider, Look, OutcomeRules, Provider,
-        ProviderSettings, Proxies, RequestFormat, SecretSource, presets::Preset,
+        ClientAuth, Endpoint, Endpoints, Flow, Http, HttpLimits, HttpProvider, LoginProvider, LoginSettings, Look,
+        OutcomeRules, Provider, ProviderSettings, Proxies, RequestFormat, SecretSource,
+        login::{Known, RedirectHost},
+        presets::Preset,
     },
 };
 
+/// Every configured provider, ready to be asked for refreshes and for logins. Both are one object: what it has learnt of its
+/// issuer serves both.
+pub struct Providers {
+    /// For refreshes and revocations.
+    pub refreshes: BTreeMap<Name, Arc<dyn Provider>>,
+    /// For logins.
+    pub logins: BTreeMap<Name, Arc<dyn LoginProvider>>,
+}
+
 /// Every configured provider, ready to be asked.
 #[must_use]
-pub fn providers(config: &Config, environment: &Environment) -> BTreeMap<Name, Arc<dyn Provider>> {
-    let mut all: BTreeMap<Name, Arc<dyn Provider>> = BTreeMap::new();
+pub fn providers(config: &Config, environment: &Environment) -> Providers {
+    let mut all = Providers {
+        refreshes: BTreeMap::new(),
+        logins: BTreeMap::new(),
+    };
     for (name, provider) in built(config, environment, HttpLimits::default()) {
-        all.insert(name, provider);
+        let login: Arc<dyn LoginProvider> = Arc::<HttpProvider>::clone(&provider);
+        all.logins.insert(name.clone(), login);
+        all.refreshes.insert(name, provider);
     }
     all
 }
@@ -57,8 +73,10 @@ pub struct ProviderSummary {
     pub source: String,
     /// Where tokens are refreshed.
     pub token_endpoint: String,
-    /// How it logs in, the usual way first.
+    /// How it logs in, the usual way first. With an issuer, its document says more.
     pub flows: Vec<&'static str>,
+    /// Where logins begin: for browsers, and for devices.
+    pub login_endpoints: Vec<String>,
     /// How the client shows who it is.
     pub client_auth: &'static str,
     /// Whether it revokes tokens.
@@ -78,12 +96,32 @@ pub fn summary(provider: &ProviderConfig) -> ProviderSummary {
         (None, None) => "endpoints".to_owned(),
     };
     let unknown = if discovered { "discovered" } else { "no" };
+    let settings = login(provider, preset);
+    let known = Known {
+        authorization: endpoints.authorization.is_some(),
+        device_authorization: endpoints.device_authorization.is_some(),
+    };
+    let mut flows = settings.possible(known);
+    if discovered && let Some(flow) = settings.flow.filter(|flow| !flows.contains(flow)) {
+        flows.insert(0, flow);
+    }
+    let mut flows: Vec<_> = flows.into_iter().map(Flow::as_str).collect();
+    let mut login_endpoints: Vec<String> = [&endpoints.authorization, &endpoints.device_authorization]
+        .into_iter()
+        .flatten()
+        .map(|endpoint| format!("{endpoint:?}"))
+        .collect();
+    if discovered && login_endpoints.len() < 2 {
+        login_endpoints.push("discovered".to_owned());
+        flows.push("discovered");
+    }
     ProviderSummary {
         source,
         token_endpoint: endpoints
             .token
             .map_or_else(|| "discovered".to_owned(), |endpoint| format!("{endpoint:?}")),
-        flows: flows(provider, preset),
+        flows,
+        login_endpoints,
         client_auth: match (&provider.client_secret, client_auth(provider, preset)) {
             (None, _) | (Some(_), Some(ClientAuth::None)) => "none",
             (Some(_), Some(ClientAuth::Basic)) => "basic",
@@ -130,16 +168,8 @@ fn settings(name: &Name, provider: &ProviderConfig, environment: &Environment) -
         client_secret: secret
             .map(|secret| -> Arc<dyn SecretSource> { Arc::new(ConfiguredSecret::new(secret, environment)) }),
         client_auth: client_auth(provider, preset),
-        format: match provider.token_request_format {
-            Some(config::TokenRequestFormat::Json) => RequestFormat::Json,
-            Some(config::TokenRequestFormat::Form) | None => RequestFormat::Form,
-        },
-        token_params: provider
-            .token_params
-            .iter()
-            .flat_map(config::Params::iter)
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect(),
+        format: provider.token_request_format.map(request_format).unwrap_or_default(),
+        token_params: owned(provider.token_params.iter().flat_map(config::Params::iter)),
         rules: OutcomeRules {
             answer: answer_rules_of(provider, preset),
             refused_errors: or_preset(provider.refused_errors.as_deref(), preset.map(|p| p.refused_errors)),
@@ -149,7 +179,90 @@ fn settings(name: &Name, provider: &ProviderConfig, environment: &Environment) -
                 .unwrap_or_else(|| preset.map_or_else(Vec::new, |preset| preset.refused_statuses.to_vec())),
         },
         retry_ambiguous: provider.retry_ambiguous,
+        login: login(provider, preset),
     }
+}
+
+fn login(provider: &ProviderConfig, preset: Option<&'static Preset>) -> LoginSettings {
+    let plain = LoginSettings::default();
+    let words = |words: &'static [&'static str]| words.iter().map(|&word| word.to_owned()).collect();
+    let format = provider.token_request_format.map(request_format);
+    LoginSettings {
+        flow: provider.flow.map(flow),
+        flows: preset.map(|preset| known_flows(provider, preset)),
+        scopes: or_preset(provider.scopes.as_deref(), preset.map(|preset| preset.scopes)),
+        redirect_host: match provider.redirect_host {
+            Some(config::RedirectHost::V4) => Some(RedirectHost::V4),
+            Some(config::RedirectHost::V6) => Some(RedirectHost::V6),
+            Some(config::RedirectHost::Localhost) => Some(RedirectHost::Localhost),
+            None => preset.and_then(|preset| preset.redirect_host),
+        },
+        redirect_path: provider
+            .redirect_path
+            .clone()
+            .or_else(|| Some(preset?.redirect_path?.to_owned()))
+            .unwrap_or(plain.redirect_path),
+        redirect_ports: provider
+            .redirect_ports
+            .clone()
+            .unwrap_or_else(|| preset.map_or_else(Vec::new, |preset| preset.redirect_ports.to_vec())),
+        redirect_url: provider
+            .redirect_url
+            .clone()
+            .or_else(|| Endpoint::parse(preset?.redirect_url?)),
+        authorization_params: match &provider.authorization_params {
+            Some(configured) => owned(configured.iter()),
+            None => owned(
+                preset
+                    .iter()
+                    .flat_map(|preset| preset.authorization_params.iter().copied()),
+            ),
+        },
+        exchange_format: format.unwrap_or_else(|| preset.map_or_else(RequestFormat::default, |p| p.exchange_format)),
+        state_in_exchange: preset.is_some_and(|preset| preset.state_in_exchange),
+        state_required: preset.is_some_and(|preset| preset.state_required),
+        device: preset.map_or(plain.device, |preset| preset.device),
+        denied_errors: preset.map_or(plain.denied_errors, |preset| words(preset.denied_errors)),
+        refused_errors: preset.map_or(plain.refused_errors, |preset| words(preset.refused_codes)),
+    }
+}
+
+/// Those of the preset, and those that the operator configures something for that only they need.
+fn known_flows(provider: &ProviderConfig, preset: &Preset) -> Vec<Flow> {
+    let mut flows = preset.flows.to_vec();
+    let loopback =
+        provider.redirect_host.is_some() || provider.redirect_path.is_some() || provider.redirect_ports.is_some();
+    for (configured, flow) in [
+        (provider.device_authorization_endpoint.is_some(), Flow::DeviceCode),
+        (loopback, Flow::BrowserRedirect),
+        (provider.redirect_url.is_some(), Flow::PkceRedirect),
+    ] {
+        if configured && !flows.contains(&flow) {
+            flows.push(flow);
+        }
+    }
+    flows
+}
+
+fn flow(configured: config::Flow) -> Flow {
+    match configured {
+        config::Flow::DeviceCode => Flow::DeviceCode,
+        config::Flow::PkceRedirect => Flow::PkceRedirect,
+        config::Flow::BrowserRedirect => Flow::BrowserRedirect,
+    }
+}
+
+fn request_format(configured: config::TokenRequestFormat) -> RequestFormat {
+    match configured {
+        config::TokenRequestFormat::Json => RequestFormat::Json,
+        config::TokenRequestFormat::Form => RequestFormat::Form,
+    }
+}
+
+fn owned<'a>(params: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, String)> {
+    params
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn preset(provider: &ProviderConfig) -> Option<&'static Preset> {
@@ -170,6 +283,14 @@ fn endpoints(provider: &ProviderConfig, preset: Option<&'static Preset>) -> Endp
             .revocation_endpoint
             .clone()
             .or_else(|| parsed(preset.and_then(|preset| preset.revocation_endpoint))),
+        authorization: provider
+            .authorization_endpoint
+            .clone()
+            .or_else(|| parsed(preset.and_then(|preset| preset.authorization_endpoint))),
+        device_authorization: provider
+            .device_authorization_endpoint
+            .clone()
+            .or_else(|| parsed(preset.and_then(|preset| preset.device_authorization_endpoint))),
     }
 }
 
@@ -189,7 +310,8 @@ fn answer_rules_of(provider: &ProviderConfig, preset: Option<&'static Preset>) -
             provider.extra_fields.as_deref(),
             preset.map(|preset| preset.extra_fields),
         ),
-        ..AnswerRules::default()
+        claims: preset.map_or(&[], |preset| preset.claims),
+        subject: preset.map_or(&[], |preset| preset.subject),
     }
 }
 
@@ -198,30 +320,6 @@ fn or_preset(configured: Option<&[String]>, preset: Option<&[&str]>) -> Vec<Stri
         Some(configured) => configured.to_vec(),
         None => preset.unwrap_or_default().iter().map(|&text| text.to_owned()).collect(),
     }
-}
-
-/// The configured flow alone, else those that the preset has or the endpoints allow.
-fn flows(provider: &ProviderConfig, preset: Option<&'static Preset>) -> Vec<&'static str> {
-    if let Some(flow) = provider.flow {
-        return vec![flow.as_str()];
-    }
-    if let Some(preset) = preset {
-        let name = |flow: &Flow| match flow {
-            Flow::DeviceCode => config::Flow::DeviceCode.as_str(),
-            Flow::PkceRedirect => config::Flow::PkceRedirect.as_str(),
-            Flow::BrowserRedirect => config::Flow::BrowserRedirect.as_str(),
-        };
-        return preset.flows.iter().map(name).collect();
-    }
-    let device = provider.device_authorization_endpoint.as_ref();
-    let browser = provider.authorization_endpoint.as_ref();
-    [
-        device.map(|_| config::Flow::DeviceCode.as_str()),
-        browser.map(|_| config::Flow::BrowserRedirect.as_str()),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
 }
 
 #[cfg(test)]
@@ -255,6 +353,14 @@ mod tests {
             let shown = summary_of(&format!("preset = '{name}'"));
             assert_eq!(shown.source, format!("preset {name}"));
             assert!(shown.token_endpoint.starts_with("https://"), "{shown:?}");
+            // Every flow of a preset has all that it needs.
+            let flows: Vec<_> = Preset::named(name)
+                .unwrap()
+                .flows
+                .iter()
+                .map(|flow| flow.as_str())
+                .collect();
+            assert_eq!(shown.flows, flows);
         }
     }
 
@@ -280,6 +386,31 @@ mod tests {
         assert_eq!(overridden.format, RequestFormat::Json);
         assert!(!overridden.retry_ambiguous);
         assert_eq!(overridden.token_params, [("a".to_owned(), "b".to_owned())]);
+        let login = settings_of(
+            "preset = 'anthropic'\nauthorization_endpoint = 'https://a.example/a'\nredirect_ports = [1234]\n\
+             device_authorization_endpoint = 'https://a.example/d'\nscopes = ['x']\nflow = 'browser_redirect'\n\
+             redirect_host = '[::1]'\nredirect_path = '/p'\nredirect_url = 'https://a.example/c'\n\
+             authorization_params = { a = 'b' }\ntoken_request_format = 'form'",
+        );
+        assert_eq!(login.endpoints.authorization.unwrap().as_str(), "https://a.example/a");
+        assert_eq!(
+            login.endpoints.device_authorization.unwrap().as_str(),
+            "https://a.example/d"
+        );
+        let login = login.login;
+        assert_eq!(login.flow, Some(Flow::BrowserRedirect));
+        assert_eq!(
+            login.flows.unwrap(),
+            [Flow::PkceRedirect, Flow::DeviceCode, Flow::BrowserRedirect]
+        );
+        assert_eq!((login.scopes, login.redirect_ports), (vec!["x".to_owned()], vec![1234]));
+        assert_eq!(
+            (login.redirect_host, &*login.redirect_path),
+            (Some(RedirectHost::V6), "/p")
+        );
+        assert_eq!(login.redirect_url.unwrap().as_str(), "https://a.example/c");
+        assert_eq!(login.authorization_params, [("a".to_owned(), "b".to_owned())]);
+        assert_eq!(login.exchange_format, RequestFormat::Form);
         // An issuer means its own endpoints.
         let tenant = settings_of("preset = 'microsoft'\nissuer = 'https://login.example/t/v2.0'");
         assert!(tenant.endpoints.token.is_none());
@@ -301,12 +432,20 @@ mod tests {
         let secret = "client_secret_env = 'S'\n";
         let google = summary_of(&format!("{secret}preset = 'google'"));
         assert_eq!(google.token_endpoint, "https://oauth2.googleapis.com/token");
-        assert_eq!(google.flows, ["browser_redirect", "device_code", "pkce_redirect"]);
+        assert_eq!(google.flows, ["browser_redirect", "device_code"]);
+        assert_eq!(
+            google.login_endpoints,
+            [
+                "https://accounts.google.com/o/oauth2/v2/auth",
+                "https://oauth2.googleapis.com/device/code"
+            ]
+        );
         assert_eq!((google.client_auth, google.revocation), ("post", "yes"));
         let issuer = summary_of(&format!("{secret}issuer = 'https://a.example'\nflow = 'device_code'"));
         assert_eq!(issuer.source, "issuer https://a.example");
         assert_eq!(issuer.token_endpoint, "discovered");
-        assert_eq!(issuer.flows, ["device_code"]);
+        assert_eq!(issuer.flows, ["device_code", "discovered"]);
+        assert_eq!(issuer.login_endpoints, ["discovered"]);
         assert_eq!((issuer.client_auth, issuer.revocation), ("basic or post", "discovered"));
         let own =
             summary_of("token_endpoint = 'https://a.example/t?key=k'\nauthorization_endpoint = 'https://a.example/a'");

@@ -16,6 +16,14 @@ pub(super) struct Metadata {
     pub(super) token_endpoint: Endpoint,
     /// As it is written: whether it may be used is asked when it is needed, so that it stands in nobody's way before.
     pub(super) revocation_endpoint: Option<String>,
+    /// The same.
+    pub(super) authorization_endpoint: Option<String>,
+    /// The same (RFC 8628 section 4).
+    pub(super) device_authorization_endpoint: Option<String>,
+    /// `grant_types_supported`. `None`: the document does not say.
+    pub(super) grant_types: Option<Vec<String>>,
+    /// Whether every answer to an authorization request has `iss` (RFC 9207 section 3).
+    pub(super) iss_in_answers: bool,
     /// `token_endpoint_auth_methods_supported`. `None`: the document leaves it at the RFC's default.
     pub(super) auth_methods: Option<Vec<String>>,
 }
@@ -44,6 +52,9 @@ pub(super) enum DiscoveryError {
     /// The revocation endpoint that it names is none that a token may be sent to.
     #[error("the discovery document has a revocation_endpoint without https")]
     BadRevocationEndpoint,
+    /// An endpoint for logins that it names is none that a user or a code may be sent to.
+    #[error("the discovery document has a {0} without https")]
+    BadLoginEndpoint(&'static str),
 }
 
 impl DiscoveryError {
@@ -58,6 +69,7 @@ impl DiscoveryError {
             }
             Self::NoTokenEndpoint => "set token_endpoint by hand",
             Self::BadRevocationEndpoint => "set revocation_endpoint by hand",
+            Self::BadLoginEndpoint(_) => "set authorization_endpoint or device_authorization_endpoint by hand",
         }
     }
 }
@@ -115,17 +127,28 @@ fn read(document: &Map<String, Value>, issuer: &Endpoint) -> Result<Metadata, Di
     let token_endpoint = text("token_endpoint")
         .and_then(|endpoint| endpoint_of(issuer, endpoint))
         .ok_or(DiscoveryError::NoTokenEndpoint)?;
-    let methods = document
-        .get("token_endpoint_auth_methods_supported")
-        .and_then(Value::as_array);
+    let words = |name: &str| {
+        let words = document.get(name)?.as_array()?.iter().filter_map(Value::as_str);
+        Some(words.map(str::to_owned).collect())
+    };
+    let iss = document.get("authorization_response_iss_parameter_supported");
     Ok(Metadata {
         token_endpoint,
         revocation_endpoint: text("revocation_endpoint").map(str::to_owned),
-        auth_methods: methods.map(|methods| {
-            let names = methods.iter().filter_map(Value::as_str);
-            names.map(str::to_owned).collect()
-        }),
+        authorization_endpoint: text("authorization_endpoint").map(str::to_owned),
+        device_authorization_endpoint: text("device_authorization_endpoint").map(str::to_owned),
+        grant_types: words("grant_types_supported"),
+        iss_in_answers: iss.and_then(Value::as_bool).unwrap_or_default(),
+        auth_methods: words("token_endpoint_auth_methods_supported"),
     })
+}
+
+impl Metadata {
+    /// Whether the document leaves room for this grant. What it does not list at all, the endpoints tell.
+    pub(super) fn allows(&self, grant: &str) -> bool {
+        let listed = self.grant_types.as_ref();
+        listed.is_none_or(|grants| grants.iter().any(|listed| listed == grant))
+    }
 }
 
 /// An endpoint that the issuer's document names: never less protected than the issuer itself.

@@ -4,12 +4,15 @@
 //! came of it. It keeps nothing between two calls: verifier, `state` and device code are in what it returns, and whoever
 //! drives the login keeps that.
 
+mod settings;
+
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::{ExposeSecret as _, SecretString};
 use subtle::ConstantTimeEq as _;
 
+pub use self::settings::{DeviceDialect, Known, LoginSettings, RedirectHost};
 use super::{Flow, Seen};
 use crate::credential::TokenAnswer;
 
@@ -20,7 +23,8 @@ pub trait LoginProvider: Send + Sync + 'static {
     /// configured.
     ///
     /// # Errors
-    /// The issuer's document, which names the endpoints, cannot be had.
+    /// The issuer's document, which names the endpoints, cannot be had; or the configured flow, or every one, lacks
+    /// something, and the text says what to configure.
     async fn flows(&self) -> Result<Vec<Flow>, LoginTrouble>;
 
     /// What a user opens who will paste the code ([`Flow::PkceRedirect`]).
@@ -71,6 +75,9 @@ pub struct Authorization {
     /// What `iss` has to be if the answer has one (RFC 9207 section 2.4). `None`: the issuer is not known, and `iss` is not
     /// looked at.
     pub issuer: Option<String>,
+    /// Whether an answer in a redirect URL without `iss` is refused: the issuer's document promises one (RFC 9207 section
+    /// 2.4).
+    pub issuer_required: bool,
 }
 
 impl fmt::Debug for Authorization {
@@ -82,11 +89,6 @@ impl fmt::Debug for Authorization {
 }
 
 impl Authorization {
-    /// TEMPORARY
-    pub fn answer(&self, pasted: &SecretString) -> Result<SecretString, LoginTrouble> {
-        Ok(pasted.clone())
-    }
-
     /// Whether it is the `state` of this request, compared in constant time.
     #[must_use]
     pub fn is_state(&self, state: &str) -> bool {

@@ -3,10 +3,13 @@
 //! HTTP stops here. The core sees a [`Provider`], whose methods do one exchange each and say what became of it.
 //! [`HttpProvider`] is the one that asks a server.
 
+mod authorization_code;
+mod device_code;
 mod discovery;
 mod endpoint;
 mod http;
 pub mod login;
+mod loopback;
 mod outcome;
 pub mod presets;
 mod provider;
@@ -18,10 +21,10 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-pub use self::login::LoginProvider;
 pub use self::{
     endpoint::Endpoint,
     http::{Http, HttpLimits, Layer, Proxies, Unreachable},
+    login::{LoginProvider, LoginSettings},
     outcome::OutcomeRules,
     provider::{Endpoints, HttpProvider, Look, NoSecret, ProviderSettings, SecretSource, Trouble},
 };
@@ -137,5 +140,11 @@ impl Flow {
             Self::PkceRedirect => "pkce_redirect",
             Self::BrowserRedirect => "browser_redirect",
         }
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }

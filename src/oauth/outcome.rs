@@ -67,6 +67,20 @@ pub(super) fn classify(answer: &Answer, rules: &OutcomeRules, now: &Now) -> Outc
     }
 }
 
+/// The error code in an answer, in the field of RFC 6749 section 5.2 or where providers nest it. It is what the provider
+/// wrote: compare it, and show [`described`].
+pub(super) fn error_code(answer: &Answer) -> Option<String> {
+    match ErrorField::of(&answer.body) {
+        ErrorField::Code(code) | ErrorField::Nested(code) => Some(code),
+        ErrorField::Absent | ErrorField::Odd => None,
+    }
+}
+
+/// What was seen of an answer that is of no use.
+pub(super) fn described(answer: &Answer) -> Seen {
+    seen(answer.status, &ErrorField::of(&answer.body))
+}
+
 /// The field `error` of a JSON object.
 enum ErrorField {
     Absent,
@@ -108,7 +122,7 @@ fn seen(status: StatusCode, error: &ErrorField) -> Seen {
 }
 
 /// Whether it looks like a code that somebody registered, and not like text that somebody wrote.
-fn is_code(code: &str) -> bool {
+pub(super) fn is_code(code: &str) -> bool {
     (1..=LONGEST_CODE).contains(&code.len()) && code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
 }
 

@@ -1,5 +1,7 @@
 //! A configured provider: settings, discovery and the HTTP client put together.
 
+mod login;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -10,6 +12,7 @@ use super::{
     ClientAuth, Endpoint, Outcome, OutcomeRules, Provider, RequestFormat, Revoked, Seen, TokenKind,
     discovery::{self, DiscoveryError, Metadata},
     http::{Http, NoAnswer, Outgoing},
+    login::LoginSettings,
     outcome::classify,
     revocation,
     token_endpoint::{self, Client},
@@ -49,9 +52,13 @@ pub struct Endpoints {
     pub token: Option<Endpoint>,
     /// RFC 7009 section 2.
     pub revocation: Option<Endpoint>,
+    /// RFC 6749 section 3.1.
+    pub authorization: Option<Endpoint>,
+    /// RFC 8628 section 3.1.
+    pub device_authorization: Option<Endpoint>,
 }
 
-/// Everything about one provider that a refresh and a revocation need.
+/// Everything about one provider that refreshes, revocations and logins need.
 pub struct ProviderSettings {
     /// Its name in the configuration.
     pub name: Name,
@@ -63,14 +70,16 @@ pub struct ProviderSettings {
     pub client_secret: Option<Arc<dyn SecretSource>>,
     /// How a client with a secret shows it. `None`: HTTP basic, unless the issuer's document excludes that.
     pub client_auth: Option<ClientAuth>,
-    /// How a refresh is encoded.
+    /// How a refresh and a device poll are encoded.
     pub format: RequestFormat,
-    /// Further parameters of a refresh.
+    /// Further parameters of everything that asks for a token.
     pub token_params: Vec<(String, String)>,
     /// How answers are read.
     pub rules: OutcomeRules,
     /// Whether a refresh token may be presented again after an answer was lost.
     pub retry_ambiguous: bool,
+    /// What only logins need.
+    pub login: LoginSettings,
 }
 
 impl fmt::Debug for ProviderSettings {
@@ -135,8 +144,8 @@ impl HttpProvider {
         }
     }
 
-    /// Looks at everything that a refresh needs: the client secret, the issuer's document, the way to the token endpoint.
-    /// No token is sent.
+    /// Looks at everything that a refresh or a login needs: the client secret, the issuer's document, the way to the
+    /// endpoints. No token is sent, and no login begun.
     pub async fn look(&self) -> Vec<Look> {
         let mut looks = Vec::new();
         let mut look = |at, found| looks.push(Look { at, found });
@@ -171,19 +180,52 @@ impl HttpProvider {
             }
         }
         if let Ok(endpoint) = self.token_endpoint().await {
-            let found = self.http.reach(&endpoint).await;
-            // Without the query, where people put keys.
-            let at = format!("{endpoint:?}");
+            look("token endpoint", self.reached(&endpoint).await);
+        }
+        for (at, endpoint) in [
+            ("authorization endpoint", self.authorization_endpoint().await),
+            ("device endpoint", self.device_endpoint().await),
+        ] {
+            match endpoint {
+                Ok(Some(endpoint)) => look(at, self.reached(&endpoint).await),
+                Ok(None) => {}
+                Err(error) => look(
+                    at,
+                    Err(Trouble {
+                        problem: error.to_string(),
+                        mend: error.mend().to_owned(),
+                        configured_wrong: true,
+                    }),
+                ),
+            }
+        }
+        let (settings, known) = (&self.settings.login, self.known().await);
+        if let (Some(flow), Ok(known)) = (settings.flow, known)
+            && let Some(lack) = settings.lack(flow, known)
+        {
             look(
-                "token endpoint",
-                found.map(|()| format!("{at} can be reached")).map_err(|error| Trouble {
-                    problem: format!("{at}: {error}"),
-                    mend: error.mend().to_owned(),
-                    configured_wrong: false,
+                "login",
+                Err(Trouble {
+                    problem: lack,
+                    mend: "configure what it needs, or another `flow`".to_owned(),
+                    configured_wrong: true,
                 }),
             );
         }
         looks
+    }
+
+    async fn reached(&self, endpoint: &Endpoint) -> Result<String, Trouble> {
+        // Without the query, where people put keys.
+        let at = format!("{endpoint:?}");
+        match self.http.reach(endpoint).await {
+            Ok(()) => Ok(format!("{at} can be reached")),
+            Err(error) => Err(Trouble {
+                problem: format!("{at}: {error}"),
+                mend: error.mend().to_owned(),
+                configured_wrong: false,
+            }),
+        }
     }
 
     async fn metadata(&self) -> Result<Option<&Metadata>, DiscoveryError> {

@@ -1,8 +1,9 @@
-//! What is sent to a token or revocation endpoint: the parameters and who the client is.
+//! What is sent to a token, device authorization or revocation endpoint: the parameters and who the client is.
 //!
-//! The `oauth2` crate is not used. It drops a token answer whose fields are not all as the RFC has them, and with it the
-//! refresh token that a provider has rotated to; its errors carry the body; and it would bring an own HTTP layer, chrono
-//! and a second generation of hashes to build a form of five fields.
+//! The `oauth2` crate makes what a browser is sent to (authorization URL, `state`, PKCE; see `authorization_code`). It does
+//! not speak to these endpoints: it drops a token answer whose fields are not all as the RFC has them, and with it the
+//! refresh token that a provider has rotated to; a device answer with `interval` as a string is lost with it in the same
+//! way; its errors carry the body; and its requests are form-encoded only, in memory that nobody wipes.
 
 use data_encoding::BASE64;
 use form_urlencoded::byte_serialize;
@@ -45,7 +46,8 @@ pub(super) fn revoke(to: Endpoint, client: &Client<'_>, token: &SecretString, ki
     outgoing(to, client, params, RequestFormat::Form)
 }
 
-fn outgoing<'a>(
+/// A request with these parameters and the client's own.
+pub(super) fn outgoing<'a>(
     to: Endpoint,
     client: &'a Client<'_>,
     mut params: Vec<(&'a str, &'a str)>,
@@ -63,11 +65,17 @@ fn outgoing<'a>(
             None
         }
     };
+    let plain = outgoing_plain(to, &params, format)?;
+    Some(Outgoing { authorization, ..plain })
+}
+
+/// A request with these parameters and nothing else.
+pub(super) fn outgoing_plain(to: Endpoint, params: &[(&str, &str)], format: RequestFormat) -> Option<Outgoing> {
     Some(Outgoing {
         method: Method::POST,
         to,
-        body: Some(encoded(&params, format)?),
-        authorization,
+        body: Some(encoded(params, format)?),
+        authorization: None,
     })
 }
 

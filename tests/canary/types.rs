@@ -14,7 +14,10 @@ use credbroker::{
     clock::{Clock as _, SystemClock},
     config::{self, Config, Environment},
     credential::{AccessToken, AnswerRules, EntryKey, Intent, Revision, TokenAnswer, TokenSet, parse_answer},
-    oauth::{ClientAuth, Endpoints, Outcome, OutcomeRules, ProviderSettings, RequestFormat},
+    oauth::{
+        ClientAuth, Endpoints, LoginSettings, Outcome, OutcomeRules, ProviderSettings, RequestFormat,
+        login::{Authorization, DeviceAuthorization, DevicePoll},
+    },
     proto,
     store::{
         KeyStore as _, OverCorrupt, StoredTokens, TokenStore,
@@ -30,7 +33,7 @@ use crate::scanner::Scanner;
 const SECRET: &str = "rt-canary-\"debug\"-8c2f6a4e";
 
 /// Public types of `src/` whose `Debug` is shown something secret below, or beside the type if only that can be.
-const CAN_HOLD_A_SECRET: [&str; 21] = [
+const CAN_HOLD_A_SECRET: [&str; 24] = [
     "client/proxy.rs ProxyTokenStore",
     "client/proxy.rs ProxyTokenStoreBuilder",
     "config/environment.rs Environment",
@@ -45,6 +48,9 @@ const CAN_HOLD_A_SECRET: [&str; 21] = [
     "credential/token.rs AccessToken",
     "credential/token.rs TokenSet",
     "oauth/endpoint.rs Endpoint",
+    "oauth/login.rs Authorization",
+    "oauth/login.rs DeviceAuthorization",
+    "oauth/login.rs DevicePoll",
     "oauth/mod.rs Outcome",
     "oauth/provider.rs ProviderSettings",
     "server/authority/mod.rs AcceptAnyAuthority",
@@ -89,6 +95,7 @@ const HOLD_NONE: &str = "
     config/policy_file.rs PolicyFile Sandbox
     config/schema.rs Key Kind
     credential/answer.rs AnswerRules InvalidAnswer NotAnAnswer
+    credential/claims.rs Claim
     credential/expiry.rs Expiry
     credential/intent.rs Intent
     credential/name.rs EntryKey InvalidName Name
@@ -97,6 +104,8 @@ const HOLD_NONE: &str = "
     daemon/providers.rs ProviderSummary
     oauth/http/connect.rs Layer Unreachable
     oauth/http/mod.rs HttpLimits
+    oauth/login.rs LoginTrouble
+    oauth/login/settings.rs DeviceDialect Known RedirectHost
     oauth/mod.rs ClientAuth Flow RequestFormat Revoked Seen TokenKind
     oauth/outcome.rs OutcomeRules
     oauth/presets.rs Preset
@@ -272,6 +281,28 @@ fn no_debug_of_tokens_shows_them() {
     assert!(answer.refresh_token.is_some() && answer.extra.len() == 1);
     assert_silent(&scanner, "TokenAnswer", &answer);
     assert_silent(&scanner, "Outcome", &Outcome::Answered(Box::new(answer)));
+    let answer = TokenAnswer::parse(json.as_bytes(), &rules).unwrap();
+    assert_silent(&scanner, "DevicePoll", &DevicePoll::Answered(Box::new(answer)));
+    let authorization = Authorization {
+        url: format!("https://a.example/?state={SECRET}"),
+        redirect_uri: "https://a.example/".into(),
+        state: SECRET.into(),
+        verifier: SECRET.into(),
+        state_required: true,
+        issuer: None,
+        issuer_required: false,
+    };
+    assert_silent(&scanner, "Authorization", &authorization);
+    let device = DeviceAuthorization {
+        verification_url: "https://a.example/".into(),
+        verification_url_complete: Some(format!("https://a.example/?user_code={SECRET}")),
+        user_code: SECRET.into(),
+        interval: Duration::from_secs(5),
+        lifetime: None,
+        device_code: SECRET.into(),
+        verifier: Some(SECRET.into()),
+    };
+    assert_silent(&scanner, "DeviceAuthorization", &device);
 
     let wire = proto::AccessToken {
         access_token: SECRET.into(),
@@ -332,6 +363,7 @@ fn no_debug_of_the_configuration_shows_what_people_write_into_it() {
         name: "p".parse().unwrap(),
         endpoints: Endpoints {
             token: provider.token_endpoint.clone(),
+            authorization: provider.token_endpoint.clone(),
             ..Endpoints::default()
         },
         client_id: "c".into(),
@@ -341,6 +373,10 @@ fn no_debug_of_the_configuration_shows_what_people_write_into_it() {
         token_params: vec![("k".into(), SECRET.into())],
         rules: OutcomeRules::default(),
         retry_ambiguous: true,
+        login: LoginSettings {
+            authorization_params: vec![("k".into(), SECRET.into())],
+            ..LoginSettings::default()
+        },
     };
     assert_silent(&scanner, "ProviderSettings", &settings);
     assert_silent(&query, "ProviderSettings", &settings);

@@ -97,8 +97,20 @@ async fn doctor_goes_as_far_as_the_token_endpoint_and_names_what_stands_in_the_w
             vec![["p token endpoint", "fail", "TCP: connection refused", "port"].map(str::to_owned)],
         ),
         (
+            75,
+            format!(
+                "token_endpoint = 'http://{up}/t'\nauthorization_endpoint = 'http://{up}/a?key=canary'\n\
+                 device_authorization_endpoint = 'http://{down}/d'"
+            ),
+            vec![
+                ["p token endpoint", "ok", "can be reached", ""].map(str::to_owned),
+                ["p authorization endpoint", "ok", "/a can be reached", ""].map(str::to_owned),
+                ["p device endpoint", "fail", "TCP: connection refused", "port"].map(str::to_owned),
+            ],
+        ),
+        (
             78,
-            format!("issuer = 'http://{up}/i'"),
+            format!("preset = 'github'\nissuer = 'http://{up}/i'"),
             vec![
                 [
                     "p discovery",
@@ -140,7 +152,10 @@ async fn doctor_goes_as_far_as_the_token_endpoint_and_names_what_stands_in_the_w
 async fn discovery_that_works_is_told_with_the_endpoint_it_leads_to() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let issuer = format!("http://{}", listener.local_addr().unwrap());
-    let document = serde_json::json!({"issuer": issuer, "token_endpoint": format!("{issuer}/token")});
+    let document = serde_json::json!({
+        "issuer": issuer, "token_endpoint": format!("{issuer}/token"),
+        "device_authorization_endpoint": format!("{issuer}/device"),
+    });
     let _server = Server::on(
         listener,
         vec![Script::Answer(answer("200 OK", "", &document.to_string()))],
@@ -150,6 +165,19 @@ async fn discovery_that_works_is_told_with_the_endpoint_it_leads_to() {
     let found = looked(&host, 0);
     assert_eq!(found[0][2], format!("{issuer} names its endpoints"));
     assert_eq!(found[1][2], format!("{issuer}/token can be reached"));
+    assert_eq!(found[2][2], format!("{issuer}/device can be reached"));
+    assert_eq!(found.len(), 3);
+    // A flow that its document leaves no way to.
+    config(
+        &host,
+        &format!("[providers.p]\nclient_id = 'c'\nissuer = '{issuer}'\nflow = 'browser_redirect'\n"),
+    );
+    let found = looked(&host, 78);
+    assert_eq!(found[3][0], "p login");
+    assert!(
+        found[3][2].starts_with("browser_redirect needs authorization_endpoint"),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -172,10 +200,21 @@ fn providers_shows_what_comes_of_the_configuration() {
             .collect::<Vec<_>>()
     };
     let token_endpoint = "https://github.com/login/oauth/access_token";
+    let login_endpoints = "https://github.com/login/oauth/authorize, https://github.com/login/device/code";
     let flows = "device_code, browser_redirect";
     assert_eq!(
         line("hub"),
-        ["hub", "preset github", token_endpoint, flows, "post", "no", "Iv1", "1"]
+        [
+            "hub",
+            "preset github",
+            token_endpoint,
+            login_endpoints,
+            flows,
+            "post",
+            "no",
+            "Iv1",
+            "1"
+        ]
     );
     assert_eq!(
         line("own"),
@@ -183,14 +222,18 @@ fn providers_shows_what_comes_of_the_configuration() {
             "own",
             "issuer https://login.example/t",
             "discovered",
-            "-",
+            "discovered",
+            "discovered",
             "none",
             "discovered",
             "c",
             "0"
         ]
     );
-    assert_eq!(line("stray"), ["stray", "not configured", "-", "-", "-", "-", "-", "1"]);
+    assert_eq!(
+        line("stray"),
+        ["stray", "not configured", "-", "-", "-", "-", "-", "-", "1"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

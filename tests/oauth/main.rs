@@ -27,8 +27,8 @@ use std::{sync::Arc, time::Duration};
 use credbroker::{
     clock::SystemClock,
     oauth::{
-        Endpoint, Endpoints, Http, HttpLimits, HttpProvider, Outcome, OutcomeRules, Provider as _, ProviderSettings,
-        Proxies, RequestFormat,
+        Endpoint, Endpoints, Http, HttpLimits, HttpProvider, LoginSettings, Outcome, OutcomeRules, Provider as _,
+        ProviderSettings, Proxies, RequestFormat,
     },
 };
 
@@ -66,6 +66,7 @@ fn settings(token_endpoint: &str) -> ProviderSettings {
         token_params: Vec::new(),
         rules: OutcomeRules::default(),
         retry_ambiguous: true,
+        login: LoginSettings::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use credbroker::{
-    broker::{login::LoginParts, Broker, Caller, Error, Parts, Renewals, Revocation, coordinator::RefreshCoordinator},
+    broker::{Broker, Caller, Error, Parts, Renewals, Revocation, coordinator::RefreshCoordinator, login::LoginParts},
     clock::Clock as _,
     credential::{EntryKey, Expiry, Name, Revision, SavedToken, TokenSet},
     oauth::Provider,

@@ -204,6 +204,7 @@ fn authorization() -> Authorization {
         verifier: VERIFIER.into(),
         state_required: false,
         issuer: None,
+        issuer_required: false,
     }
 }
 

@@ -37,6 +37,12 @@ fn a_provider_is_complete_or_says_what_is_missing() {
             "flow needs authorization_endpoint",
         ),
         (
+            "client_id = 'c'\ntoken_endpoint = 'https://a.example/'\nauthorization_endpoint = 'https://a.example/'\n\
+             flow = 'pkce_redirect'",
+            5,
+            "flow needs redirect_url",
+        ),
+        (
             "client_id = 'c'\npreset = 'google'\nclient_auth = 'basic'",
             4,
             "client_auth needs a client secret",
