@@ -13,6 +13,7 @@ mod command;
 mod command_line;
 mod connections;
 mod discovery;
+mod loopback;
 mod outcomes;
 mod proxies;
 mod revocation;
