@@ -53,7 +53,7 @@ pub(super) enum DiscoveryError {
     #[error("the discovery document has a revocation_endpoint without https")]
     BadRevocationEndpoint,
     /// An endpoint for logins that it names is none that a user or a code may be sent to.
-    #[error("the discovery document has a {0} without https")]
+    #[error("the {0} of the discovery document is without https")]
     BadLoginEndpoint(&'static str),
 }
 

@@ -122,7 +122,14 @@ impl LoginSettings {
     pub fn lack(&self, flow: Flow, known: Known) -> Option<String> {
         let lacks = match flow {
             _ if self.flows.as_ref().is_some_and(|flows| !flows.contains(&flow)) => {
-                return Some(format!("this provider has no {flow} login: configure another `flow`"));
+                let key = match flow {
+                    Flow::DeviceCode => "device_authorization_endpoint",
+                    Flow::PkceRedirect => "redirect_url",
+                    Flow::BrowserRedirect => "redirect_path",
+                };
+                return Some(format!(
+                    "this provider is not known to have {flow}: configure another `flow`, or {key} if it has"
+                ));
             }
             Flow::DeviceCode if !known.device_authorization => {
                 "device_authorization_endpoint: set it, or an issuer whose document names it"
