@@ -13,6 +13,7 @@ mod command;
 mod command_line;
 mod connections;
 mod discovery;
+mod logins;
 mod loopback;
 mod outcomes;
 mod proxies;

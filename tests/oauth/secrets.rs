@@ -29,7 +29,7 @@ impl Fixed {
         Some(Arc::new(Self(Ok(secret))))
     }
 
-    fn bad(problem: &str) -> Arc<dyn SecretSource> {
+    pub(crate) fn bad(problem: &str) -> Arc<dyn SecretSource> {
         Arc::new(Self(Err(NoSecret {
             problem: problem.to_owned(),
             mend: "put it there".to_owned(),
