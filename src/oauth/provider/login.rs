@@ -62,16 +62,27 @@ impl HttpProvider {
         Ok(Some(endpoint))
     }
 
+    /// What there is. An endpoint that may not be used is none, and stands in no other's way.
     pub(super) async fn known(&self) -> Result<Known, DiscoveryError> {
         Ok(Known {
-            authorization: self.authorization_endpoint().await?.is_some(),
-            device_authorization: self.device_endpoint().await?.is_some(),
+            authorization: usable(self.authorization_endpoint().await)?,
+            device_authorization: usable(self.device_endpoint().await)?,
         })
     }
 
-    /// That a flow works with what is configured.
+    /// That a flow works with what is configured. Nothing is asked about other flows.
     async fn can(&self, flow: Flow) -> Result<(), LoginTrouble> {
-        match self.settings.login.lack(flow, self.known().await?) {
+        let mut known = Known {
+            authorization: true,
+            device_authorization: true,
+        };
+        match flow {
+            Flow::DeviceCode => known.device_authorization = usable(self.device_endpoint().await)?,
+            Flow::PkceRedirect | Flow::BrowserRedirect => {
+                known.authorization = usable(self.authorization_endpoint().await)?;
+            }
+        }
+        match self.settings.login.lack(flow, known) {
             None => Ok(()),
             Some(lack) => Err(LoginTrouble::Rejected(Seen(lack))),
         }
@@ -79,11 +90,13 @@ impl HttpProvider {
 
     async fn prepared(&self, redirect_uri: String) -> Result<Authorization, LoginTrouble> {
         let endpoint = self.authorization_endpoint().await?;
+        // The exchange will need the document, so a user is not sent away without it. With all endpoints configured there
+        // is no need of one, and it may not be there.
+        self.token_endpoint().await?;
         let issuer = match &self.settings.endpoints.issuer {
             None => Issuer::default(),
             Some(issuer) => Issuer {
                 is: Some(issuer.as_str().to_owned()),
-                // With all endpoints configured there is no need of the document, and it may not be there.
                 required: self.discovered.get().is_some_and(|metadata| metadata.iss_in_answers),
             },
         };
@@ -282,6 +295,14 @@ impl LoginProvider for HttpProvider {
         };
         tracing::debug!(provider = %self.settings.name, outcome = ?poll, "it was asked how a device login stands");
         poll
+    }
+}
+
+fn usable(endpoint: Result<Option<Endpoint>, DiscoveryError>) -> Result<bool, DiscoveryError> {
+    match endpoint {
+        Ok(endpoint) => Ok(endpoint.is_some()),
+        Err(DiscoveryError::BadLoginEndpoint(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
