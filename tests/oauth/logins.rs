@@ -1,6 +1,10 @@
 //! What a login sends, how often, and what keeps it from sending anything.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
 
 use credbroker::oauth::{
     Flow, HttpProvider, LoginProvider as _, LoginSettings, ProviderSettings,
@@ -10,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     LIMITS, built, endpoint,
+    loopback::free_ports,
     secrets::Fixed,
     server::{Script, Server, answer},
     settings,
@@ -33,9 +38,8 @@ fn provider(url: &str) -> Arc<HttpProvider> {
 
 /// A server that is not there before that much time has passed, and its URL.
 fn late(wait: Duration, body: &'static str) -> (tokio::task::JoinHandle<Server>, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let [port] = free_ports();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
     let server = tokio::spawn(async move {
         sleep(wait).await;
         let scripts = vec![Script::AnswerAndClose(answer("200 OK", "", body))];

@@ -1,6 +1,6 @@
 //! The ear for a redirect, over real sockets: what ends it, what does not, and that nothing listens afterwards.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, process::Command, time::Duration};
 
 use credbroker::oauth::{
     LoginProvider as _, LoginSettings, ProviderSettings,
@@ -297,22 +297,23 @@ async fn dropping_it_before_during_and_after_closes_every_socket() {
     assert_eq!(again.await.port, login.port);
 }
 
-/// Ports that nobody has, at this moment.
-async fn free_ports<const MANY: usize>() -> [u16; MANY] {
-    let mut held = Vec::new();
-    for _ in 0..MANY {
-        held.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+/// Ports that nobody has at this moment, and that the system gives to nobody who asks for any.
+pub(crate) fn free_ports<const MANY: usize>() -> [u16; MANY] {
+    let mut ports = BTreeSet::new();
+    while ports.len() < MANY {
+        let port = rand::random_range(20_000..32_000);
+        let free = |address| std::net::TcpListener::bind((address, port)).is_ok();
+        if free("127.0.0.1") && free("::1") {
+            ports.insert(port);
+        }
     }
-    let ports: Vec<_> = held
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect();
+    let ports: Vec<_> = ports.into_iter().collect();
     ports.try_into().unwrap()
 }
 
 #[tokio::test]
 async fn busy_ports_are_passed_over_in_order_and_one_address_is_enough_to_be_busy() {
-    let [first, second, third] = free_ports().await;
+    let [first, second, third] = free_ports();
     let ports = || LoginSettings {
         redirect_ports: vec![first, second, third],
         redirect_host: Some(RedirectHost::Localhost),
