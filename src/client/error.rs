@@ -28,6 +28,8 @@ macro_rules! errors {
             InvalidCapability,
             /// API keys are set and deleted on the host only.
             ApiKeyManagement,
+            /// The user gave the login up.
+            LoginCancelled,
             /// The broker in this process could not be put together: the configuration, or the store's place.
             Host(Box<dyn StdError + Send + Sync>),
             $($(#[$doc])* $reason(Refusal),)*
@@ -198,6 +200,9 @@ impl fmt::Display for Error {
             }
             Self::InvalidCapability => {
                 f.write_str("CREDBROKER_CAPABILITY holds characters that no capability has: pass it on as it was set")
+            }
+            Self::LoginCancelled => {
+                f.write_str("the login was cancelled, and nothing was stored; begin it anew if it is needed")
             }
             Self::Host(cause) => write!(f, "cannot use this host's credentials: {cause}"),
             Self::Other { code, reason, refusal } if reason.is_empty() => write!(

@@ -30,9 +30,14 @@ impl InProcess {
     pub(super) fn open(environment: &Environment) -> Result<Self, Error> {
         let config = Config::load(None, environment).map_err(|error| Error::Host(error.into()))?;
         let broker = local(&config, environment, false, renewed_ahead()).map_err(|error| Error::Host(error.into()))?;
+        Ok(Self::over(broker))
+    }
+
+    /// The service in front of this broker.
+    pub(super) fn over(broker: Broker) -> Self {
         let service = CredentialBrokerServer::new(CredentialService::new(broker.clone()))
             .max_decoding_message_size(status::MAX_MESSAGE_SIZE);
-        Ok(Self { broker, service })
+        Self { broker, service }
     }
 
     pub(super) fn transport(&self) -> Transport {

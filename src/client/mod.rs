@@ -22,9 +22,10 @@
 //! - [`token_store_from_env`] gives the one [`ProcessStore`] of the process. It has a thread of its own, so it can be used
 //!   from any runtime and outlives each; [`shutdown`] ends it in order.
 //! - [`ProxyTokenStore`] is one socket's, on the caller's own runtime, for programs that know their socket.
+//! - [`LoginAdapter`] logs in: what the user has to see goes to a [`LoginUi`], everything secret stays on the host.
 //! - [`Error`] has a variant for each reason that a broker gives. That there is no such entry is an answer, not an error.
 //!
-//! Nothing here refreshes, schedules or retries by itself: renewal is the broker's business, and so is coordination.
+//! Nothing here refreshes, schedules or repeats a call by itself, but for the question how a login stands: renewal is the broker's business, and so is coordination.
 //!
 //! # The connection
 //!
@@ -58,6 +59,7 @@ mod control;
 mod error;
 mod in_process;
 mod link;
+mod login;
 pub mod probe;
 mod process;
 mod proxy;
@@ -73,6 +75,7 @@ pub use self::{
     connect::ConnectError,
     control::broker_status,
     error::{Error, Refusal},
+    login::{LoginAdapter, LoginFlow, LoginPrompt, LoginStep, LoginUi},
     process::{ProcessStore, shutdown, token_store_from_env},
     proxy::{ProxyTokenStore, ProxyTokenStoreBuilder},
     store::{ApiKeyStore, BucketStats, CredentialStore, Revocation, ServerInfo},

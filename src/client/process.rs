@@ -15,7 +15,7 @@ use secrecy::SecretString;
 use tokio::{
     runtime::{self, Handle, Runtime},
     sync::watch,
-    task::{AbortHandle, JoinError},
+    task::{AbortHandle, JoinError, JoinHandle},
     time::timeout,
 };
 
@@ -207,8 +207,34 @@ impl ProcessStore {
         self.run(|rpc| async move { rpc.server_info().await }).await
     }
 
+    /// The runtime of the store's own thread.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     /// Runs one call on the store's own thread.
-    async fn run<T, F>(&self, call: impl FnOnce(Rpc) -> F) -> Result<T, Error>
+    pub(super) async fn run<T, F>(&self, call: impl FnOnce(Rpc) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let task = self.spawn(call)?;
+        // Nobody waits for a call whose caller is gone. Through a socket the broker goes on with what it began; in this
+        // process the call itself has to, or a change could be cut by the end of the thread.
+        let _cancel = self.in_sandbox().then(|| AbortOnDrop(task.abort_handle()));
+        task.await.unwrap_or_else(|error| Err(cut(&error)))
+    }
+
+    /// The same, but the call is seen through also if its caller is gone.
+    pub(super) async fn finish<T, F>(&self, call: impl FnOnce(Rpc) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        self.spawn(call)?.await.unwrap_or_else(|error| Err(cut(&error)))
+    }
+
+    fn spawn<T, F>(&self, call: impl FnOnce(Rpc) -> F) -> Result<JoinHandle<Result<T, Error>>, Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -219,15 +245,11 @@ impl ProcessStore {
             return Err(too_late());
         }
         let call = call(self.rpc.clone());
-        let task = self.runtime.spawn(async move {
+        Ok(self.runtime.spawn(async move {
             let answer = call.await;
             drop(under_way);
             answer
-        });
-        // Nobody waits for a call whose caller is gone. Through a socket the broker goes on with what it began; in this
-        // process the call itself has to, or a change could be cut by the end of the thread.
-        let _cancel = self.in_sandbox().then(|| AbortOnDrop(task.abort_handle()));
-        task.await.unwrap_or_else(|error| Err(cut(&error)))
+        }))
     }
 }
 
@@ -235,7 +257,7 @@ fn too_late() -> Error {
     Error::ShuttingDown(Refusal::new("this process's credential store was shut down"))
 }
 
-fn cut(error: &JoinError) -> Error {
+pub(super) fn cut(error: &JoinError) -> Error {
     if error.is_panic() {
         Error::InternalError(Refusal::new("the credential client failed"))
     } else {

@@ -73,6 +73,10 @@ impl ProxyTokenStore {
         self.rpc.server_info().await
     }
 
+    pub(super) fn rpc(&self) -> &Rpc {
+        &self.rpc
+    }
+
     pub(super) fn into_rpc(self) -> Rpc {
         self.rpc
     }

@@ -3,18 +3,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use secrecy::SecretString;
+use jiff::Timestamp;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
 use super::{
-    BucketStats, Error, Revocation, ServerInfo,
+    BucketStats, Error, LoginFlow, LoginStep, Revocation, ServerInfo,
     in_process::InProcess,
     link::{Lease, Link},
+    proxy::REQUEST_TIMEOUT,
     transport::Stub,
     wire,
 };
 use crate::{
+    broker::Broker,
     credential::{AccessToken, EntryKey, Name, SavedToken},
     proto,
 };
@@ -38,7 +41,32 @@ pub(super) enum Way {
     InProcess(InProcess),
 }
 
+/// A login that was begun.
+pub(super) struct Begun {
+    pub(super) session: Arc<str>,
+    pub(super) step: LoginStep,
+    /// How often asking is worth it.
+    pub(super) interval: Duration,
+    pub(super) expire_time: Option<Timestamp>,
+}
+
+/// How a login stands.
+pub(super) enum Standing {
+    /// Asking again is worth it then.
+    Pending(Duration),
+    Complete(Option<AccessToken>),
+    Failed(Error),
+}
+
 impl Rpc {
+    /// The calls to a broker in this process.
+    pub(super) fn over(broker: Broker) -> Self {
+        Self {
+            way: Way::InProcess(InProcess::over(broker)),
+            timeout: REQUEST_TIMEOUT,
+        }
+    }
+
     pub(super) async fn server_info(&self) -> Result<ServerInfo, Error> {
         match &self.way {
             Way::Socket(link) => {
@@ -173,6 +201,41 @@ impl Rpc {
             Way::Socket(_) => Err(Error::ApiKeyManagement),
             Way::InProcess(broker) => self.until(self.deadline(), broker.delete_api_key(name)).await,
         }
+    }
+
+    pub(super) async fn initiate_login(&self, key: &EntryKey, flow: Option<LoginFlow>) -> Result<Begun, Error> {
+        let message = proto::InitiateLoginRequest {
+            provider: key.provider.to_string(),
+            bucket: key.bucket.to_string(),
+            flow: wire::flow(flow).into(),
+        };
+        let send = |mut stub: Stub, request| async move { stub.initiate_login(request).await };
+        wire::begun(self.call(message, send).await?)
+    }
+
+    pub(super) async fn exchange_code(&self, id: &str, code: SecretString) -> Result<Option<AccessToken>, Error> {
+        let message = proto::ExchangeCodeRequest {
+            session_id: id.to_owned(),
+            code: code.expose_secret().to_owned(),
+        };
+        let send = |mut stub: Stub, request| async move { stub.exchange_code(request).await };
+        wire::readable_token(self.call(message, send).await?.token)
+    }
+
+    pub(super) async fn poll_login(&self, id: &str) -> Result<Standing, Error> {
+        let message = proto::PollLoginRequest {
+            session_id: id.to_owned(),
+        };
+        let send = |mut stub: Stub, request| async move { stub.poll_login(request).await };
+        wire::standing(self.call(message, send).await?)
+    }
+
+    pub(super) async fn cancel_login(&self, id: &str) -> Result<(), Error> {
+        let message = proto::CancelLoginRequest {
+            session_id: id.to_owned(),
+        };
+        let send = |mut stub: Stub, request| async move { stub.cancel_login(request).await };
+        self.call(message, send).await.map(drop)
     }
 
     /// One request and its answer. Connecting and agreeing on a version count as part of it.

@@ -5,10 +5,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{BucketStats, Error, Revocation};
+use super::{
+    BucketStats, Error, LoginFlow, LoginStep, Revocation,
+    error::Refusal,
+    rpc::{Begun, Standing},
+};
 use crate::{
     credential::{AccessToken, MAX_LIFETIME, Name, SavedToken},
     proto,
+    reason::Reason,
 };
 
 pub(super) fn names(wire: &[String]) -> Result<Vec<Name>, Error> {
@@ -28,6 +33,102 @@ pub(super) fn access_token(wire: Option<proto::AccessToken>) -> Result<AccessTok
         extra: wire.extra.into_iter().collect(),
         revision: wire.revision,
     })
+}
+
+/// A token that a sandbox may not be allowed to read.
+pub(super) fn readable_token(wire: Option<proto::AccessToken>) -> Result<Option<AccessToken>, Error> {
+    wire.map(|token| access_token(Some(token))).transpose()
+}
+
+pub(super) fn flow(flow: Option<LoginFlow>) -> proto::LoginFlow {
+    match flow {
+        None => proto::LoginFlow::Unspecified,
+        Some(LoginFlow::PkceRedirect) => proto::LoginFlow::PkceRedirect,
+        Some(LoginFlow::DeviceCode) => proto::LoginFlow::DeviceCode,
+        Some(LoginFlow::BrowserRedirect) => proto::LoginFlow::BrowserRedirect,
+    }
+}
+
+/// How often a login is asked about if the broker does not say.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+fn interval(wire: Option<&prost_types::Duration>) -> Duration {
+    wire.and_then(length)
+        .filter(|interval| !interval.is_zero())
+        .unwrap_or(POLL_INTERVAL)
+}
+
+/// What a user will be shown has to be fit for that.
+pub(super) fn begun(wire: proto::InitiateLoginResponse) -> Result<Begun, Error> {
+    let flow = wire.flow();
+    let interval = interval(wire.poll_interval.as_ref());
+    let step = match flow {
+        proto::LoginFlow::Unspecified => return Err(Error::malformed()),
+        proto::LoginFlow::PkceRedirect => LoginStep::Paste {
+            auth_url: openable(wire.auth_url)?,
+        },
+        proto::LoginFlow::BrowserRedirect => LoginStep::Browser {
+            auth_url: openable(wire.auth_url)?,
+        },
+        proto::LoginFlow::DeviceCode => LoginStep::Device {
+            verification_url: openable(wire.verification_url)?,
+            verification_url_complete: match wire.verification_url_complete {
+                url if url.is_empty() => None,
+                url => Some(openable(url)?),
+            },
+            user_code: Some(wire.user_code)
+                .filter(|code| !code.is_empty())
+                .ok_or_else(Error::malformed)?,
+        },
+    };
+    Ok(Begun {
+        session: wire.session_id.into(),
+        step,
+        interval,
+        expire_time: wire.expire_time.as_ref().and_then(timestamp),
+    })
+}
+
+/// A URL that may be shown and opened: https, or http to loopback.
+fn openable(url: String) -> Result<String, Error> {
+    let fits = || {
+        let parsed: http::Uri = url.parse().ok()?;
+        let host = parsed.host().filter(|host| !host.is_empty())?;
+        match parsed.scheme_str()? {
+            "https" => Some(()),
+            "http" => is_loopback(host).then_some(()),
+            _ => None,
+        }
+    };
+    match fits() {
+        Some(()) => Ok(url),
+        None => Err(Error::malformed()),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+pub(super) fn standing(wire: proto::PollLoginResponse) -> Result<Standing, Error> {
+    match wire.status() {
+        proto::LoginStatus::Unspecified => Err(Error::malformed()),
+        proto::LoginStatus::Pending => Ok(Standing::Pending(interval(wire.poll_interval.as_ref()))),
+        proto::LoginStatus::Complete => readable_token(wire.token).map(Standing::Complete),
+        proto::LoginStatus::Error => {
+            let proto::LoginError { reason, message } = wire.error.ok_or_else(Error::malformed)?;
+            let refusal = Refusal::new(message);
+            Ok(Standing::Failed(match Reason::from_wire(&reason) {
+                Some(reason) => Error::refused(reason, refusal),
+                None => Error::Other {
+                    code: tonic::Code::Unknown,
+                    reason,
+                    refusal,
+                },
+            }))
+        }
+    }
 }
 
 pub(super) fn saved_token(token: SavedToken) -> proto::AccessToken {
@@ -125,5 +226,28 @@ mod tests {
         assert!(matches!(access_token(None), Err(Error::Other { .. })));
         assert!(matches!(bucket_stats(None), Err(Error::Other { .. })));
         assert!(matches!(names(&["../x".to_owned()]), Err(Error::Other { .. })));
+        assert!(begun(proto::InitiateLoginResponse::default()).is_err());
+        assert!(standing(proto::PollLoginResponse::default()).is_err());
+    }
+
+    #[test]
+    fn only_what_may_be_opened_is_shown() {
+        for (url, want) in [
+            ("https://login.example/auth?state=x#/device", true),
+            ("http://127.0.0.1:8080/auth", true),
+            ("http://[::1]:8080/auth", true),
+            ("http://localhost/auth", true),
+            ("http://login.example/auth", false),
+            ("http://localhost@login.example/auth", false),
+            ("http://127.0.0.1.login.example/", false),
+            ("file:///etc/passwd", false),
+            ("javascript:alert(1)", false),
+            ("https://", false),
+            ("https://login.example/\u{1b}[2J", false),
+            ("--help", false),
+            ("", false),
+        ] {
+            assert_eq!(openable(url.to_owned()).is_ok(), want, "{url}");
+        }
     }
 }

@@ -9,6 +9,7 @@
 mod answers;
 mod broker;
 mod connection;
+mod login;
 mod loss;
 mod owner;
 mod process;

@@ -14,7 +14,8 @@ use std::{
 use credbroker::{
     broker::policy::Policy,
     client::{
-        self, ApiKeyStore as _, CredentialStore as _, Error, ExposeSecret as _, ProcessStore, SecretString, name,
+        self, ApiKeyStore as _, CredentialStore as _, Error, ExposeSecret as _, LoginAdapter, ProcessStore,
+        SecretString, name,
     },
     reason::Reason,
     store::{
@@ -169,6 +170,12 @@ async fn rows_in_process() {
     let store = client::token_store_from_env().unwrap();
     assert!(!store.in_sandbox());
     rows::every_row(&host.0, &store).await;
+    // A login goes to the same broker, which knows no provider here.
+    let none = LoginAdapter::from_env()
+        .unwrap()
+        .login(&github(), None, &mut crate::login::User::default())
+        .await;
+    assert!(matches!(none, Err(Error::ProviderNotFound(_))), "{none:?}");
 
     // No rates: more than any socket would let through.
     for _ in 0..700 {

@@ -32,6 +32,28 @@ pub(crate) struct Script {
     pub(crate) slow: Duration,
     /// How long the handshake takes.
     pub(crate) slow_handshake: Duration,
+    /// What InitiateLogin answers; without one there is no provider.
+    pub(crate) login: Option<proto::InitiateLoginResponse>,
+    /// How long InitiateLogin takes.
+    pub(crate) slow_login: Duration,
+    /// What PollLogin and ExchangeCode answer, one after the other; the last stays.
+    pub(crate) standings: Vec<Standing>,
+    /// How long ExchangeCode takes.
+    pub(crate) slow_exchange: Duration,
+    /// CancelLogin says that it is too late.
+    pub(crate) too_late: bool,
+}
+
+/// How a login stands.
+#[derive(Clone)]
+pub(crate) enum Standing {
+    Pending,
+    /// With a token that may be read, or without.
+    Complete(bool),
+    /// As PollLogin tells it: a reason.
+    Failed(&'static str),
+    /// The call fails.
+    Refused(Refuse),
 }
 
 pub(crate) type Refuse = fn() -> Status;
@@ -43,6 +65,8 @@ pub(crate) struct Seen {
     pub(crate) handshakes: AtomicUsize,
     pub(crate) calls: AtomicUsize,
     pub(crate) headers: std::sync::Mutex<tonic::metadata::MetadataMap>,
+    /// The calls of logins, with what they name.
+    pub(crate) logins: std::sync::Mutex<Vec<String>>,
 }
 
 impl Seen {
@@ -51,6 +75,9 @@ impl Seen {
     }
     pub(crate) fn handshakes(&self) -> usize {
         self.handshakes.load(Ordering::SeqCst)
+    }
+    pub(crate) fn logins(&self) -> Vec<String> {
+        self.logins.lock().unwrap().clone()
     }
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
@@ -130,6 +157,26 @@ async fn accept(listener: UnixListener, fake: Fake, open: watch::Sender<usize>) 
 struct Fake {
     script: Script,
     seen: Arc<Seen>,
+}
+
+impl Fake {
+    fn saw(&self, call: String) {
+        self.seen.logins.lock().unwrap().push(call);
+    }
+
+    /// The next answer of the script, by how many of these calls there were.
+    fn standing(&self, call: &str) -> Option<Standing> {
+        let asked = self.seen.logins().iter().filter(|seen| seen.starts_with(call)).count();
+        let standings = &self.script.standings;
+        standings.get(asked - 1).or(standings.last()).cloned()
+    }
+}
+
+fn scripted_token() -> proto::AccessToken {
+    proto::AccessToken {
+        access_token: "scripted".to_owned(),
+        ..proto::AccessToken::default()
+    }
 }
 
 #[tonic::async_trait]
@@ -237,5 +284,83 @@ impl CredentialBroker for Fake {
         _request: Request<proto::ListApiKeysRequest>,
     ) -> Result<Response<proto::ListApiKeysResponse>, Status> {
         Ok(Response::new(proto::ListApiKeysResponse::default()))
+    }
+
+    async fn initiate_login(
+        &self,
+        request: Request<proto::InitiateLoginRequest>,
+    ) -> Result<Response<proto::InitiateLoginResponse>, Status> {
+        let request = request.into_inner();
+        self.saw(format!(
+            "initiate {}/{} {}",
+            request.provider, request.bucket, request.flow
+        ));
+        tokio::time::sleep(self.script.slow_login).await;
+        match &self.script.login {
+            Some(login) => Ok(Response::new(login.clone())),
+            None => {
+                let key = credbroker::client::entry(&request.provider, &request.bucket).unwrap();
+                let error = credbroker::broker::Error::ProviderNotFound(key);
+                Err(credbroker::service::status::from_error(&error))
+            }
+        }
+    }
+
+    async fn exchange_code(
+        &self,
+        request: Request<proto::ExchangeCodeRequest>,
+    ) -> Result<Response<proto::ExchangeCodeResponse>, Status> {
+        let request = request.into_inner();
+        self.saw(format!("exchange {} {}", request.session_id, request.code));
+        tokio::time::sleep(self.script.slow_exchange).await;
+        match self.standing("exchange") {
+            Some(Standing::Refused(refuse)) => Err(refuse()),
+            Some(Standing::Complete(false)) => Ok(Response::new(proto::ExchangeCodeResponse::default())),
+            _ => Ok(Response::new(proto::ExchangeCodeResponse {
+                token: Some(scripted_token()),
+            })),
+        }
+    }
+
+    async fn poll_login(
+        &self,
+        request: Request<proto::PollLoginRequest>,
+    ) -> Result<Response<proto::PollLoginResponse>, Status> {
+        self.saw(format!("poll {}", request.into_inner().session_id));
+        let mut answer = proto::PollLoginResponse::default();
+        match self.standing("poll").unwrap() {
+            Standing::Refused(refuse) => return Err(refuse()),
+            Standing::Pending => {
+                answer.set_status(proto::LoginStatus::Pending);
+                answer.poll_interval = Some(prost_types::Duration {
+                    seconds: 0,
+                    nanos: 1_000_000,
+                });
+            }
+            Standing::Complete(readable) => {
+                answer.set_status(proto::LoginStatus::Complete);
+                answer.token = readable.then(scripted_token);
+            }
+            Standing::Failed(reason) => {
+                answer.set_status(proto::LoginStatus::Error);
+                answer.error = Some(proto::LoginError {
+                    reason: reason.to_owned(),
+                    message: "begin it anew".to_owned(),
+                });
+            }
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn cancel_login(
+        &self,
+        request: Request<proto::CancelLoginRequest>,
+    ) -> Result<Response<proto::CancelLoginResponse>, Status> {
+        self.saw(format!("cancel {}", request.into_inner().session_id));
+        if self.script.too_late {
+            let error = credbroker::broker::Error::SessionAlreadyUsed;
+            return Err(credbroker::service::status::from_error(&error));
+        }
+        Ok(Response::new(proto::CancelLoginResponse {}))
     }
 }
