@@ -5,6 +5,7 @@ mod client_secret;
 mod providers;
 
 use std::{
+    fmt,
     fs::{DirBuilder, File, OpenOptions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
@@ -19,7 +20,7 @@ use crate::{
     broker::{
         Broker, Parts, Renewals,
         audit::{Audit, AuditWriter},
-        login::LoginParts,
+        login::{LoginParts, Notices, to_the_log},
         policy::Policy,
     },
     clock::{Clock, SystemClock},
@@ -89,7 +90,7 @@ pub enum SocketChoice {
 }
 
 /// What one broker is asked to be.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Where the sandbox's socket is.
     pub socket: SocketChoice,
@@ -99,6 +100,19 @@ pub struct Options {
     pub allowed_uids: Vec<u32>,
     /// Keep everything in memory.
     pub ephemeral: bool,
+    /// Who is told about the logins of sandboxes.
+    pub notices: Notices,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("socket", &self.socket)
+            .field("admission", &self.admission)
+            .field("allowed_uids", &self.allowed_uids)
+            .field("ephemeral", &self.ephemeral)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A broker over the configured store, without any socket: what the command line on the host uses.
@@ -111,6 +125,17 @@ pub fn local(
     ephemeral: bool,
     renewals: Renewals,
 ) -> Result<Broker, StartError> {
+    // What sandboxes do is told by brokers that have any.
+    put_together(config, environment, ephemeral, renewals, to_the_log())
+}
+
+fn put_together(
+    config: &Config,
+    environment: &Environment,
+    ephemeral: bool,
+    renewals: Renewals,
+    notices: Notices,
+) -> Result<Broker, StartError> {
     let Stores { tokens, keys } = stores(config, ephemeral)?;
     let providers = providers(config, environment);
     Ok(Broker::new(Parts {
@@ -121,7 +146,8 @@ pub fn local(
         renewals,
         logins: LoginParts {
             providers: providers.logins,
-            ..LoginParts::default()
+            timeout: config.login.timeout,
+            notices,
         },
     }))
 }
@@ -234,7 +260,7 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
     let control_socket = dir.bind_control()?;
     let socket = sandbox_socket.path().to_path_buf();
 
-    let broker = local(config, environment, options.ephemeral, renewed_ahead())?;
+    let broker = put_together(config, environment, options.ephemeral, renewed_ahead(), options.notices)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (audit, writer) = Audit::start(audit_file(config.audit.directory()?.to_owned(), Arc::clone(&clock)))
         .map_err(system("start the audit writer"))?;

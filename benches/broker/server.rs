@@ -174,6 +174,7 @@ async fn broker(home: &Path) -> Result<()> {
             }]),
             allowed_uids: Vec::new(),
             ephemeral: false,
+            notices: credbroker::broker::login::to_the_log(),
         },
     )?;
     println!("{}", running.socket().display());
@@ -254,4 +255,8 @@ not_measured! {
     get_bucket_stats: GetBucketStatsRequest -> GetBucketStatsResponse,
     get_api_key: GetApiKeyRequest -> GetApiKeyResponse,
     list_api_keys: ListApiKeysRequest -> ListApiKeysResponse,
+    initiate_login: InitiateLoginRequest -> InitiateLoginResponse,
+    exchange_code: ExchangeCodeRequest -> ExchangeCodeResponse,
+    poll_login: PollLoginRequest -> PollLoginResponse,
+    cancel_login: CancelLoginRequest -> CancelLoginResponse,
 }

@@ -93,8 +93,8 @@ impl Broker {
         self.inner.stats.deliveries()
     }
 
-    /// `None`: there is no such entry.
-    async fn entry(&self, key: &EntryKey) -> Option<EntryStatus> {
+    /// One entry. `None`: there is no such entry.
+    pub async fn entry(&self, key: &EntryKey) -> Option<EntryStatus> {
         let unreadable = |state| EntryStatus {
             key: key.clone(),
             subject: None,

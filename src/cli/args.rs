@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     broker::policy::{EntryPattern, NamePattern},
+    client::LoginFlow,
     credential::{DEFAULT_BUCKET, InvalidName, Name},
 };
 
@@ -59,6 +60,10 @@ pub enum Command {
     Serve(ServeArgs),
     /// Run a command with a broker of its own
     Run(RunArgs),
+    /// Log in to a provider
+    Login(LoginArgs),
+    /// Remove an entry, and revoke its token at the provider
+    Logout(LogoutArgs),
     /// Get, store and list access tokens
     #[command(subcommand)]
     Token(TokenCommand),
@@ -107,6 +112,8 @@ impl Command {
             Self::Key(KeyCommand::Set { .. } | KeyCommand::Remove { .. }) => Some(HostOnly::ApiKeyManagement),
             Self::Token(TokenCommand::Get(_) | TokenCommand::Refresh(_) | TokenCommand::List)
             | Self::Key(KeyCommand::Get { .. } | KeyCommand::List)
+            | Self::Login(_)
+            | Self::Logout(_)
             | Self::Status(_)
             | Self::Doctor(_) => None,
         }
@@ -210,6 +217,51 @@ pub struct RunArgs {
 pub enum SandboxKind {
     /// Not at all: CMD runs as you and could read the store itself
     None,
+}
+
+/// Arguments of `login`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+FLOW is device_code (open a page on any device and enter a code), browser_redirect (log in with a browser on this \
+machine) or pkce_redirect (log in anywhere and paste the code that you end at); without it the configuration decides. \
+What is stored for the entry is replaced. In a sandbox it needs --allow-login, and only the same account replaces what \
+is stored. Ctrl-C cancels the login and ends with 130.
+
+--json prints one object a line, each with event: first prompt (provider, bucket, flow, auth_url, verification_url, \
+verification_url_complete, user_code, expire_time), then complete (provider, bucket, subject, expire_time of the access \
+token) or error (reason, message); what does not apply is null. A code is then read from standard input, as one line.
+
+Example: credbroker login github")]
+pub struct LoginArgs {
+    /// The provider
+    pub provider: Name,
+    /// The bucket: one account at the provider
+    #[arg(long, default_value = DEFAULT_BUCKET, value_parser = bucket)]
+    pub bucket: Name,
+    /// How to log in: device_code, browser_redirect or pkce_redirect
+    #[arg(long, value_name = "FLOW", value_parser = flow)]
+    pub flow: Option<LoginFlow>,
+    /// Open no browser
+    #[arg(long)]
+    pub no_browser: bool,
+    /// Print JSON: one event a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `logout`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The entry is gone when it ends, also if the provider could not be asked; what became of the token there is said. In a \
+sandbox it needs --allow-remove.
+
+Example: credbroker logout github")]
+pub struct LogoutArgs {
+    /// The provider
+    pub provider: Name,
+    /// The bucket: one account at the provider
+    #[arg(long, default_value = DEFAULT_BUCKET, value_parser = bucket)]
+    pub bucket: Name,
 }
 
 /// `token ...`
@@ -333,6 +385,10 @@ pub struct DoctorArgs {
 /// An empty bucket is the default one, as in a request.
 fn bucket(text: &str) -> Result<Name, InvalidName> {
     if text.is_empty() { DEFAULT_BUCKET } else { text }.parse()
+}
+
+fn flow(text: &str) -> Result<LoginFlow, String> {
+    LoginFlow::named(text).ok_or_else(|| format!("a flow is one of {}", LoginFlow::NAMES.join(", ")))
 }
 
 fn socket_mode(text: &str) -> Result<u32, String> {

@@ -124,7 +124,7 @@ fn in_the_foreground() -> bool {
 
 /// Gives the command the umask that the user had, not the broker's.
 #[expect(unsafe_code, reason = "std has no other way to set a child's umask")]
-fn restore_umask(command: &mut std::process::Command) {
+pub(super) fn restore_umask(command: &mut std::process::Command) {
     let Some(umask) = USERS_UMASK.get().copied() else {
         return;
     };

@@ -1,5 +1,7 @@
 //! What a command ends with when it fails: a sentence for people and an exit code for programs.
 
+use rustix::process::Signal;
+
 use crate::{
     broker,
     cli::args::HostOnly,
@@ -19,6 +21,9 @@ pub(super) const INTERNAL: u8 = 70;
 pub(super) const TRY_AGAIN: u8 = 75;
 const NOT_PERMITTED: u8 = 77;
 pub(super) const CONFIGURATION: u8 = 78;
+
+/// The reason of a login that the user gave up; no reason of the protocol.
+const CANCELLED: &str = "CANCELLED";
 
 /// The exit code of a reason, after BSD's sysexits.
 fn exit_code(reason: Reason) -> u8 {
@@ -52,6 +57,8 @@ fn exit_code(reason: Reason) -> u8 {
 pub(super) struct Failure {
     code: u8,
     message: String,
+    /// What programs are told, if there is a name for it.
+    reason: Option<&'static str>,
 }
 
 impl Failure {
@@ -59,6 +66,18 @@ impl Failure {
         Self {
             code,
             message: message.into(),
+            reason: None,
+        }
+    }
+
+    fn of(reason: Reason, message: impl Into<String>) -> Self {
+        Self::new(exit_code(reason), message).because(reason.as_str())
+    }
+
+    fn because(self, reason: &'static str) -> Self {
+        Self {
+            reason: Some(reason),
+            ..self
         }
     }
 
@@ -68,6 +87,17 @@ impl Failure {
 
     pub(super) fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The machine-readable name of what went wrong.
+    pub(super) fn reason(&self) -> Option<&'static str> {
+        self.reason
+    }
+
+    /// A login that was ended by a signal, with the code that shells give to that.
+    pub(super) fn cancelled(signal: Signal) -> Self {
+        let code = u8::try_from(signal.as_raw()).map_or(u8::MAX, |signal| 128 | signal);
+        Self::new(code, client::Error::LoginCancelled.to_string()).because(CANCELLED)
     }
 
     /// The same failure under another code, for `run`, whose codes are those of a wrapper.
@@ -124,7 +154,7 @@ impl From<ConfigError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let message = error.to_string();
-        Self::new(exit_code(broker::Error::Store(error).reason()), message)
+        Self::of(broker::Error::Store(error).reason(), message)
     }
 }
 
@@ -132,19 +162,24 @@ impl From<broker::Error> for Failure {
     fn from(error: broker::Error) -> Self {
         match error {
             broker::Error::Store(error) => error.into(),
-            error => Self::new(exit_code(error.reason()), error.to_string()),
+            error => Self::of(error.reason(), error.to_string()),
         }
     }
 }
 
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
+        let message = error.to_string();
+        if let Some(reason) = error.reason() {
+            return Self::of(reason, message);
+        }
         let code = match &error {
             client::Error::CannotConnect(_) | client::Error::ConnectionLost => UNAVAILABLE,
             client::Error::InvalidCapability | client::Error::ApiKeyManagement => NOT_PERMITTED,
-            _ => error.reason().map_or(INTERNAL, exit_code),
+            client::Error::LoginCancelled => return Self::new(NOT_PERMITTED, message).because(CANCELLED),
+            _ => INTERNAL,
         };
-        Self::new(code, error.to_string())
+        Self::new(code, message)
     }
 }
 

@@ -6,6 +6,9 @@ mod child;
 mod doctor;
 mod failure;
 mod key;
+mod login;
+mod logout;
+mod notices;
 mod output;
 mod panics;
 mod providers;
@@ -134,6 +137,13 @@ fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve(arguments) => runtime(Workers::Many)?.block_on(serve::serve(&config()?, environment, arguments)),
         Command::Run(arguments) => runtime(Workers::Many)?.block_on(run::run(config, environment, arguments)),
+        Command::Login(arguments) => runtime(Workers::One)?.block_on(login::login(config, environment, arguments)),
+        Command::Logout(arguments) => runtime(Workers::One)?.block_on(async {
+            let session = session::Session::open(config, environment).await?;
+            let done = logout::logout(&session, arguments).await;
+            session.close().await;
+            done
+        }),
         Command::Token(command) => runtime(Workers::One)?.block_on(async {
             let session = session::Session::open(config, environment).await?;
             let done = token::token(&session, command).await;

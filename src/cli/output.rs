@@ -29,6 +29,11 @@ pub(super) fn note(message: &str) {
     let _ = writeln!(io::stderr(), "credbroker: {}", printable(message));
 }
 
+/// Something to copy, on a line of its own on standard error.
+pub(super) fn apart(text: &str) {
+    let _ = writeln!(io::stderr(), "\n{}\n", printable(text));
+}
+
 /// One line of the result.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
     written(writeln!(io::stdout(), "{text}"))
@@ -37,6 +42,12 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
 /// The result as pretty JSON.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::internal(error.to_string()))?;
+    line(&text)
+}
+
+/// One line of the result as JSON.
+pub(super) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::internal(error.to_string()))?;
     line(&text)
 }
 

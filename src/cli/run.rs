@@ -13,6 +13,7 @@ use crate::{
         args::RunArgs,
         child::{self, Child},
         failure::Failure,
+        notices::Printer,
         output, serve,
         signals::Signals,
     },
@@ -39,6 +40,7 @@ pub(super) async fn run(
         read: arguments.rights.allow.clone(),
         ..Policy::default()
     };
+    let printer = Printer::start();
     let options = Options {
         socket: SocketChoice::Own,
         admission: Admission::Capability(vec![Sandbox {
@@ -48,6 +50,7 @@ pub(super) async fn run(
         }]),
         allowed_uids: Vec::new(),
         ephemeral: false,
+        notices: printer.notices(),
     };
     let running = daemon::start(&config, environment, options).map_err(|error| broker_failed(error.into()))?;
     output::warning("--sandbox none is no boundary: the command runs as you and could read the store itself");
@@ -63,6 +66,7 @@ pub(super) async fn run(
         Err(failure) => Err(failure),
     };
     running.stop().await;
+    printer.finish();
     ended.map(ExitCode::from)
 }
 

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    broker::policy::Policy,
+    broker::{login::to_the_log, policy::Policy},
     cli::{
         args::{Rights, ServeArgs},
         failure::Failure,
@@ -46,6 +46,7 @@ pub(super) async fn serve(
         admission,
         allowed_uids: arguments.allow_uid,
         ephemeral: arguments.ephemeral,
+        notices: to_the_log(),
     };
     let running = daemon::start(config, environment, options)?;
     tracing::info!(socket = %running.socket().display(), pid = std::process::id(), "serving");

@@ -5,9 +5,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::{
-    broker::{Broker, Caller, Error, Renewals, page::PageRequest},
+    broker::{self, Broker, Caller, Error, Renewals, page::PageRequest},
     cli::failure::Failure,
-    client::{ApiKeyStore as _, CredentialStore as _, ProxyTokenStore},
+    client::{ApiKeyStore as _, CredentialStore as _, LoginAdapter, ProxyTokenStore, Revocation},
     config::{Backend, Config, Environment},
     credential::{AccessToken, EntryKey, Name},
     daemon,
@@ -70,6 +70,33 @@ impl Session {
                 .await?
                 .ok_or_else(|| Failure::not_found(Error::NoEntry(key.clone()).to_string())),
         }
+    }
+
+    /// Removes an entry; what became of its token at the provider.
+    pub(super) async fn remove(&self, key: &EntryKey) -> Result<Revocation, Failure> {
+        match self {
+            Self::Host { broker, caller, .. } => Ok(match broker.remove_token(caller, key).await? {
+                broker::Revocation::NotSupported => Revocation::NotSupported,
+                broker::Revocation::Done => Revocation::Done,
+                broker::Revocation::Failed => Revocation::Failed,
+                broker::Revocation::Pending => Revocation::Pending,
+            }),
+            Self::Sandbox(client) => match client.remove_token(key).await? {
+                Revocation::NothingStored => Err(Failure::not_found(Error::NoEntry(key.clone()).to_string())),
+                revocation => Ok(revocation),
+            },
+        }
+    }
+
+    pub(super) fn login_adapter(&self) -> LoginAdapter {
+        match self {
+            Self::Host { broker, .. } => LoginAdapter::over(broker.clone()),
+            Self::Sandbox(client) => LoginAdapter::from(client),
+        }
+    }
+
+    pub(super) fn is_sandbox(&self) -> bool {
+        matches!(self, Self::Sandbox(_))
     }
 
     pub(super) async fn entries(&self) -> Result<Vec<EntryKey>, Failure> {

@@ -201,9 +201,7 @@ impl fmt::Display for Error {
             Self::InvalidCapability => {
                 f.write_str("CREDBROKER_CAPABILITY holds characters that no capability has: pass it on as it was set")
             }
-            Self::LoginCancelled => {
-                f.write_str("the login was cancelled, and nothing was stored; begin it anew if it is needed")
-            }
+            Self::LoginCancelled => f.write_str("the login was cancelled; begin it anew if it is needed"),
             Self::Host(cause) => write!(f, "cannot use this host's credentials: {cause}"),
             Self::Other { code, reason, refusal } if reason.is_empty() => write!(
                 f,

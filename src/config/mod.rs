@@ -26,6 +26,7 @@ use std::{
     ffi::OsStr,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 pub use self::{
@@ -41,7 +42,7 @@ use self::{
     environment::PREFIX,
     error::{Place, escaped},
     file::Source,
-    schema::{AUDIT, LIMITS, PROVIDERS, STORE, choice, did_you_mean},
+    schema::{AUDIT, LIMITS, LOGIN, PROVIDERS, STORE, choice, did_you_mean},
     section::{Given, Roots, Section, absolute},
 };
 use crate::credential::Name;
@@ -56,6 +57,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// How much a sandbox may ask of the broker.
     pub limits: LimitsConfig,
+    /// How users log in.
+    pub login: LoginConfig,
     /// The providers by name.
     pub providers: BTreeMap<Name, ProviderConfig>,
 }
@@ -113,6 +116,21 @@ pub struct LimitsConfig {
     pub connections: Option<NonZeroU32>,
     /// Streaming calls of a connection.
     pub streams: Option<NonZeroU32>,
+}
+
+/// `[login]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginConfig {
+    /// How long a user has.
+    pub timeout: Duration,
+}
+
+impl Default for LoginConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(600),
+        }
+    }
 }
 
 impl LimitsConfig {
@@ -216,12 +234,18 @@ impl Config {
                 path: env.state_home().map(|home| home.join("credbroker/audit")),
             },
             limits: LimitsConfig::default(),
+            login: LoginConfig::default(),
             providers: BTreeMap::new(),
         };
         for section in &sections {
             match (section.kind(), section.name()) {
                 (STORE, _) => config.store.apply(section)?,
                 (AUDIT, _) => config.audit.path = section.path("path")?.or(config.audit.path),
+                (LOGIN, _) => {
+                    if let Some(timeout) = section.seconds("timeout_seconds")? {
+                        config.login.timeout = timeout;
+                    }
+                }
                 (LIMITS, _) => config.limits = LimitsConfig::from_section(section)?,
                 (_, Some(name)) => {
                     let provider = ProviderConfig::from_section(section)?;

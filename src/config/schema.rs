@@ -106,6 +106,7 @@ const fn key(
 pub(super) const STORE: &str = "store";
 pub(super) const AUDIT: &str = "audit";
 pub(super) const LIMITS: &str = "limits";
+pub(super) const LOGIN: &str = "login";
 pub(super) const PROVIDERS: &str = "providers.NAME";
 pub(super) const SANDBOXES: &str = "sandboxes.NAME";
 
@@ -122,6 +123,7 @@ pub const KEYS: &[Key] = &[
     key(LIMITS, "requests_per_second_per_socket", Kind::Count, "600", "how many calls a second, and at once, all connections of a socket may make together"),
     key(LIMITS, "connections", Kind::Count, "256", "how many connections a socket may have"),
     key(LIMITS, "streams", Kind::Count, "64", "how many streaming calls a connection may have; eight may have as many at once, the others four each"),
+    key(LOGIN, "timeout_seconds", Kind::Seconds, "600", "how long a user has to complete a login, in seconds"),
     key(PROVIDERS, "preset", Kind::Choice(Preset::NAMES), "none", "take what is particular to a known provider; every other key overrides it"),
     key(PROVIDERS, "issuer", Kind::Url, "none", "the issuer, whose discovery document names the endpoints; those of a preset are then left aside"),
     key(PROVIDERS, "authorization_endpoint", Kind::Url, "the preset's or discovered", "where the user's browser is sent"),
@@ -177,6 +179,12 @@ macro_rules! choice {
         impl $name {
             /// The names as the configuration file writes them.
             pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            /// What the configuration file calls that.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                [$(Self::$variant),+].into_iter().find(|choice| choice.as_str() == name)
+            }
 
             /// The name as the configuration file writes it.
             #[must_use]

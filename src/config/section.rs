@@ -222,10 +222,11 @@ impl<'d> Section<'d> {
 
     pub(super) fn seconds(&self, key: &str) -> Result<Option<Duration>, ConfigError> {
         self.with(key, |setting| {
-            let Given::Toml(value, _) = setting.value else {
-                return None;
+            let seconds = match setting.value {
+                Given::Toml(value, _) => integer(value.get_ref()),
+                Given::Variable(text) => text.to_str()?.parse().ok(),
             };
-            integer(value.get_ref())
+            seconds
                 .filter(|seconds| (1..=MAX_LIFETIME.as_secs()).contains(seconds))
                 .map(Duration::from_secs)
         })

@@ -70,6 +70,7 @@ impl ControlService {
                 failures: self.about.audit.failed_calls(),
                 open_connections: self.about.connections.load(Ordering::Relaxed),
                 audit_lines_lost: self.about.audit.lost(),
+                open_logins: self.broker.open_logins().try_into().unwrap_or(u64::MAX),
             }),
             start_time: Some(timestamp(self.about.started)),
         })

@@ -110,6 +110,7 @@ impl Host {
             admission,
             allowed_uids: Vec::new(),
             ephemeral: false,
+            notices: credbroker::broker::login::to_the_log(),
         };
         daemon::start(&Config::load(None, &environment).unwrap(), &environment, options).unwrap()
     }

@@ -10,6 +10,7 @@
 )]
 
 pub(crate) mod fake;
+pub(crate) mod login_fake;
 pub(crate) mod wire;
 
 use std::{
@@ -24,6 +25,7 @@ use credbroker::{
     broker::{
         Broker, Parts, Renewals,
         audit::{Audit, AuditWriter},
+        login::LoginParts,
         policy::Policy,
     },
     clock::{Clock, SystemClock},
@@ -140,6 +142,7 @@ impl Host {
             admission,
             allowed_uids,
             ephemeral: false,
+            notices: credbroker::broker::login::to_the_log(),
         };
         daemon::start(&self.config, &self.environment, options).unwrap()
     }
@@ -273,13 +276,27 @@ impl Bench {
     }
 
     fn with_providers(store: &fake::Store, policy: Policy, providers: BTreeMap<Name, Arc<dyn Provider>>) -> Self {
+        Self::with(store, policy, providers, LoginParts::default())
+    }
+
+    /// One whose logins are these.
+    pub(crate) fn with_logins(store: &fake::Store, policy: Policy, logins: LoginParts) -> Self {
+        Self::with(store, policy, BTreeMap::new(), logins)
+    }
+
+    fn with(
+        store: &fake::Store,
+        policy: Policy,
+        providers: BTreeMap<Name, Arc<dyn Provider>>,
+        logins: LoginParts,
+    ) -> Self {
         let broker = Broker::new(Parts {
             tokens: Arc::new(store.clone()),
             keys: Arc::new(store.clone()),
             clock: Arc::new(SystemClock::new()),
             providers,
             renewals: Renewals::OnUse,
-            logins: credbroker::broker::login::LoginParts::default(),
+            logins,
         });
         let dir = TempDir::new().unwrap();
         let listener = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
