@@ -17,9 +17,9 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, pin::Pin, time::Dur
 
 use bytes::Bytes;
 use credbroker::{
-    broker::policy::Policy,
+    broker::{login::LoginParts, policy::Policy},
     daemon::{Running, SocketChoice},
-    oauth::{Outcome, Seen},
+    oauth::{Flow, Outcome, Seen},
     proto,
     reason::Reason,
     server::{
@@ -37,7 +37,9 @@ use prost::Message as _;
 use support::{
     Bench, Host, SOON, bearer, eventually,
     fake::{self, Fault},
-    import, reading, soon,
+    import,
+    login_fake::{DENIED_CODE, Login},
+    reading, soon,
     wire::{Answer, Failure, SERVICE, Wire, frame},
     with_capability,
 };
@@ -207,6 +209,41 @@ fn rows() -> Vec<Row> {
                 call(&running, "GetToken", &get("p", "")).await
             }
         ),
+        row!(TooManySessions, ResourceExhausted, "end or cancel one", async {
+            let (_bench, wire) = logging_in(LoginParts::default().timeout).await;
+            for _ in 0..16 {
+                initiate(&wire).await;
+            }
+            wire.call("InitiateLogin", &login_to_p()).await
+        }),
+        row!(SessionNotFound, NotFound, "begin one with InitiateLogin", async {
+            let (_host, _running, wire) = serving(Policy::host()).await;
+            wire.call("PollLogin", &poll("00112233445566778899aabbccddeeff".into()))
+                .await
+        }),
+        row!(SessionExpired, FailedPrecondition, "begin it anew", async {
+            let (_bench, wire) = logging_in(Duration::from_millis(1)).await;
+            let session_id = initiate(&wire).await;
+            // By the real clock.
+            std::thread::sleep(Duration::from_millis(5));
+            wire.call("PollLogin", &poll(session_id)).await
+        }),
+        row!(SessionAlreadyUsed, FailedPrecondition, "begin it anew", async {
+            let (_bench, wire) = logging_in(LoginParts::default().timeout).await;
+            let session_id = initiate(&wire).await;
+            let request = proto::CancelLoginRequest {
+                session_id: session_id.clone(),
+            };
+            let cancelled: proto::CancelLoginResponse = wire.call("CancelLogin", &request).await.message();
+            assert_eq!(cancelled, proto::CancelLoginResponse {});
+            wire.call("PollLogin", &poll(session_id)).await
+        }),
+        row!(ExchangeFailed, FailedPrecondition, "begin it anew", async {
+            exchanged("bad-code").await
+        }),
+        row!(AccessDenied, FailedPrecondition, "begin it anew", async {
+            exchanged(DENIED_CODE).await
+        }),
         row!(StoreCorrupt, DataLoss, "store it anew on the host", async {
             let (host, _running, wire) = serving(Policy::host()).await;
             host.import("p", "", VALID).await;
@@ -241,6 +278,44 @@ async fn refused(answer: fn() -> Outcome) -> Answer {
     import(&bench.broker, "p", "", EXPIRED_WITH_REFRESH).await;
     let wire = Wire::connect(&bench.socket()).await;
     wire.call("GetToken", &get("p", "")).await
+}
+
+/// A broker with a provider `p` to log in to, and how long that may take.
+async fn logging_in(timeout: Duration) -> (Bench, Wire) {
+    let parts = LoginParts {
+        timeout,
+        ..Login::with(&[Flow::PkceRedirect]).parts()
+    };
+    let bench = Bench::with_logins(&fake::Store::new(), Policy::host(), parts);
+    let wire = Wire::connect(&bench.socket()).await;
+    (bench, wire)
+}
+
+fn login_to_p() -> proto::InitiateLoginRequest {
+    proto::InitiateLoginRequest {
+        provider: "p".into(),
+        ..proto::InitiateLoginRequest::default()
+    }
+}
+
+/// Begins a login; its session.
+async fn initiate(wire: &Wire) -> String {
+    let begun: proto::InitiateLoginResponse = wire.call("InitiateLogin", &login_to_p()).await.message();
+    begun.session_id
+}
+
+fn poll(session_id: String) -> proto::PollLoginRequest {
+    proto::PollLoginRequest { session_id }
+}
+
+/// What ExchangeCode says to a code.
+async fn exchanged(code: &str) -> Answer {
+    let (_bench, wire) = logging_in(LoginParts::default().timeout).await;
+    let request = proto::ExchangeCodeRequest {
+        session_id: initiate(&wire).await,
+        code: code.into(),
+    };
+    wire.call("ExchangeCode", &request).await
 }
 
 /// Runs in paused time, so that waits of the broker cost none; a wait for a file or socket still takes what it takes.

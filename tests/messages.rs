@@ -16,6 +16,7 @@ use credbroker::{
 /// The first words of a mend, as people are told to do something.
 const MENDS: &[&str] = &[
     "add",
+    "begin",
     "check",
     "chmod",
     "chown",
@@ -25,6 +26,7 @@ const MENDS: &[&str] = &[
     "create",
     "generate",
     "give",
+    "log in",
     "look",
     "make",
     "mend",
@@ -110,6 +112,12 @@ fn the_brokers_errors_say_what_to_do() {
         Error::PeerUnknown,
         Error::UnknownVersion { ours: 1 },
         Error::NeedsLogin(key()),
+        Error::RefreshRefused(key()),
+        Error::AnswerLost(key()),
+        Error::SessionNotFound,
+        Error::SessionExpired,
+        Error::SessionAlreadyUsed,
+        Error::TooManySessions { limit: 16 },
         Error::ProviderNotFound(key()),
         Error::ShuttingDown,
         Error::DeadlineExceeded { seconds: 1.0 },
@@ -120,6 +128,26 @@ fn the_brokers_errors_say_what_to_do() {
     errors.push(Error::Store(StoreError::Locked { mend: "x".into() }));
     for error in &errors {
         says_what_to_do(error);
+    }
+}
+
+#[test]
+fn what_a_login_mends_names_the_command_for_its_entry() {
+    use broker::Error;
+    let work = EntryKey::parse("p", "work").unwrap();
+    for (key, command) in [
+        (EntryKey::parse("p", "").unwrap(), "`credbroker login p`"),
+        (work, "`credbroker login p --bucket work`"),
+    ] {
+        for error in [
+            Error::NoEntry,
+            Error::NeedsLogin,
+            Error::RefreshRefused,
+            Error::AnswerLost,
+        ] {
+            let text = error(key.clone()).to_string();
+            assert!(text.contains(command) && text.contains("--allow-login"), "{text}");
+        }
     }
 }
 
@@ -283,6 +311,7 @@ async fn the_clients_errors_say_what_to_do() {
         "Credential broker version mismatch. Restart the session."
     );
     says_what_to_do(&client::Error::InvalidCapability);
+    says_what_to_do(&client::Error::LoginCancelled);
     let other = |reason: &str| client::Error::Other {
         code: tonic::Code::Internal,
         reason: reason.into(),

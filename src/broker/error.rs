@@ -1,13 +1,13 @@
 //! Why a call fails, as the core sees it. Each variant has one [`Reason`], and each message says what to do next.
 
-use std::{borrow::Cow, error::Error as StdError, time::Duration};
+use std::{borrow::Cow, error::Error as StdError, fmt, time::Duration};
 
 use crate::{
     broker::{
         coordinator::{LoginCause, RefreshError},
         policy::Right,
     },
-    credential::{EntryKey, InvalidName, Name},
+    credential::{DEFAULT_BUCKET, EntryKey, InvalidName, Name},
     oauth::login::LoginTrouble,
     reason::Reason,
     store::StoreError,
@@ -19,7 +19,7 @@ use crate::{
 #[non_exhaustive]
 pub enum Error {
     /// No such entry.
-    #[error("there is no entry {0}: store one on the host with `credbroker token import`")]
+    #[error("there is no entry {key}: {}, or store one with `credbroker token import`", LogIn(.0), key = .0)]
     NoEntry(EntryKey),
     /// No such API key.
     #[error("there is no API key {0}: store one on the host with `credbroker key set {0}`")]
@@ -99,20 +99,20 @@ pub enum Error {
     },
     /// There is no refresh token to renew the access token with.
     #[error(
-        "the access token of {0} cannot be renewed, because there is no refresh token: store a new token set on the host with `credbroker token import`"
+        "the access token of {key} cannot be renewed, because there is no refresh token: {}, or store a new token set with `credbroker token import`",
+        LogIn(.0), key = .0
     )]
     NeedsLogin(EntryKey),
     /// The token has expired, there is a refresh token, but no provider to present it to.
     #[error("no provider \"{}\" is configured to renew the access token of {key}: add [providers.{}] to the host's config.toml, or store a new token with `credbroker token import`", .0.provider, .0.provider, key = .0)]
     ProviderNotFound(EntryKey),
     /// The provider refused the refresh token.
-    #[error(
-        "the provider refused the refresh token of {0}: log in anew on the host and store the new one with `credbroker token import`"
-    )]
+    #[error("the provider refused the refresh token of {key}: {}", LogIn(.0), key = .0)]
     RefreshRefused(EntryKey),
     /// The provider refused the refresh token, or may not be asked with it again, after an answer of it was lost.
     #[error(
-        "an answer of the provider to a refresh of {0} was lost, and with it the refresh token that was valid: log in anew on the host and store the new one with `credbroker token import`"
+        "an answer of the provider to a refresh of {key} was lost, and with it the refresh token that was valid: {}",
+        LogIn(.0), key = .0
     )]
     AnswerLost(EntryKey),
     /// The provider refused the client or the request.
@@ -328,6 +328,33 @@ impl Error {
     }
 }
 
+/// The mend of an entry that needs a login: on the host, or in a sandbox that may.
+struct LogIn<'a>(&'a EntryKey);
+
+impl fmt::Display for LogIn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "log in on the host with {} (in a sandbox only with --allow-login)",
+            LoginCommand(self.0)
+        )
+    }
+}
+
+/// How to log in to an entry.
+pub(super) struct LoginCommand<'a>(pub(super) &'a EntryKey);
+
+impl fmt::Display for LoginCommand<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EntryKey { provider, bucket } = self.0;
+        if bucket.as_str() == DEFAULT_BUCKET {
+            write!(f, "`credbroker login {provider}`")
+        } else {
+            write!(f, "`credbroker login {provider} --bucket {bucket}`")
+        }
+    }
+}
+
 /// Why a login failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LoginFailure {
@@ -432,7 +459,7 @@ fn store_message(error: &StoreError) -> Cow<'static, str> {
         } => return format!("the entry is busy in another process on the host ({holder}): try again").into(),
         StoreError::Locked { .. } => "the host's store is locked: the broker's log on the host says why",
         StoreError::Corrupt { .. } => {
-            "the stored record is corrupt and was left as it is: store it anew on the host with `credbroker token import` or `credbroker key set`"
+            "the stored record is corrupt and was left as it is: store it anew on the host with `credbroker login`, `credbroker token import` or `credbroker key set`"
         }
         StoreError::NewerFormat { .. } => {
             "the stored record was written by a newer credbroker: upgrade credbroker on the host"

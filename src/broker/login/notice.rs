@@ -4,7 +4,7 @@
 use std::{fmt, sync::Arc};
 
 use super::Shown;
-use crate::credential::EntryKey;
+use crate::{broker::error::LoginCommand, credential::EntryKey};
 
 /// Who gets the notices. It must not wait.
 pub type Notices = Arc<dyn Fn(&Notice<'_>) + Send + Sync>;
@@ -106,10 +106,6 @@ struct LogInHere<'a>(&'a EntryKey);
 
 impl fmt::Display for LogInHere<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let EntryKey { provider, bucket } = self.0;
-        write!(
-            f,
-            "Log in on this host with `credbroker login {provider} --bucket {bucket}`"
-        )
+        write!(f, "Log in on this host with {}", LoginCommand(self.0))
     }
 }
