@@ -9,11 +9,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::{
     broker::{
         BucketStats, Error, Revocation,
-        login::{Begun, SessionId, Shown, Standing},
+        login::{Begun, Flow, SessionId, Shown, Standing},
         page::{DEFAULT_SIZE, MAX_SIZE, Page, PageRequest},
     },
     credential::{AccessToken, EntryKey, Name, Revision, SavedToken, is_token_text},
-    oauth::Flow,
     proto,
 };
 

@@ -31,9 +31,10 @@ pub use self::{
     session::SessionId,
 };
 use super::Error;
+pub use crate::oauth::Flow;
 use crate::{
     credential::{AccessToken, EntryKey, Name},
-    oauth::{Flow, LoginProvider},
+    oauth::LoginProvider,
 };
 
 /// How long a caller waits for a provider. What it waits for goes on.
