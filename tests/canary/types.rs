@@ -10,6 +10,7 @@ use std::{
 };
 
 use credbroker::{
+    broker::login::SessionId,
     client::ProxyTokenStore,
     clock::{Clock as _, SystemClock},
     config::{self, Config, Environment},
@@ -33,7 +34,10 @@ use crate::scanner::Scanner;
 const SECRET: &str = "rt-canary-\"debug\"-8c2f6a4e";
 
 /// Public types of `src/` whose `Debug` is shown something secret below, or beside the type if only that can be.
-const CAN_HOLD_A_SECRET: [&str; 24] = [
+const CAN_HOLD_A_SECRET: [&str; 27] = [
+    "broker/login/session.rs SessionId",
+    "client/login.rs LoginPrompt",
+    "client/login.rs LoginStep",
     "client/proxy.rs ProxyTokenStore",
     "client/proxy.rs ProxyTokenStoreBuilder",
     "config/environment.rs Environment",
@@ -60,11 +64,19 @@ const CAN_HOLD_A_SECRET: [&str; 24] = [
     "store/memory.rs MemoryStore",
 ];
 /// More of them, which hold the ones above.
-const HOLD_ONE_THAT_CAN: [&str; 7] = [
+const HOLD_ONE_THAT_CAN: [&str; 15] = [
+    "broker/login/mod.rs Standing",
+    "oauth/login.rs DevicePoll",
     "oauth/mod.rs Outcome",
     "proto.rs AccessToken",
+    "proto.rs CancelLoginRequest",
+    "proto.rs ExchangeCodeRequest",
+    "proto.rs ExchangeCodeResponse",
     "proto.rs GetApiKeyResponse",
     "proto.rs GetTokenResponse",
+    "proto.rs InitiateLoginResponse",
+    "proto.rs PollLoginRequest",
+    "proto.rs PollLoginResponse",
     "proto.rs RefreshTokenResponse",
     "proto.rs SaveTokenRequest",
     "store/mod.rs StoredTokens",
@@ -75,7 +87,7 @@ const HOLD_NONE: &str = "
     broker/caller.rs Caller Named Subject
     broker/coordinator/error.rs Asker LoginCause RefreshError
     broker/coordinator/mod.rs Activity
-    broker/error.rs Error
+    broker/error.rs Error LoginFailure
     broker/mod.rs Revocation
     broker/page.rs Page PageRequest
     broker/policy.rs EntryPattern NamePattern PatternError Policy Right
@@ -84,14 +96,15 @@ const HOLD_NONE: &str = "
     broker/status.rs EntryState EntryStatus
     broker/timing/renewal.rs Due Interest
     cli/args.rs Cli Command DoctorArgs KeyCommand LogFormat Rights RunArgs SandboxKind ServeArgs StatusArgs TokenCommand
-    cli/args.rs TokenGetArgs TokenImportArgs TokenRefreshArgs
+    cli/args.rs LoginArgs LogoutArgs TokenGetArgs TokenImportArgs TokenRefreshArgs
     client/connect.rs ConnectError
     client/error.rs Error Refusal
+    client/login.rs LoginAdapter
     client/process.rs ProcessStore
     client/store.rs BucketStats Revocation ServerInfo
     clock.rs Now SystemClock
     config/error.rs ConfigError
-    config/mod.rs AuditConfig LimitsConfig
+    config/mod.rs AuditConfig LimitsConfig LoginConfig
     config/policy_file.rs PolicyFile Sandbox
     config/schema.rs Key Kind
     credential/answer.rs AnswerRules InvalidAnswer NotAnAnswer
@@ -124,15 +137,29 @@ const HOLD_NONE: &str = "
     store/mod.rs Holder HolderState Operation OverCorrupt StoreError
 ";
 /// Messages of the protocol that have a field for a secret; their `Debug` is ours.
-const SECRET_MESSAGES: [&str; 5] = [
+const SECRET_MESSAGES: [&str; 11] = [
     "AccessToken",
+    "CancelLoginRequest",
+    "ExchangeCodeRequest",
+    "ExchangeCodeResponse",
     "GetApiKeyResponse",
     "GetTokenResponse",
+    "InitiateLoginResponse",
+    "PollLoginRequest",
+    "PollLoginResponse",
     "RefreshTokenResponse",
     "SaveTokenRequest",
 ];
 /// Field names that carry a secret.
-const SECRET_FIELDS: [&str; 5] = ["access_token", "api_key", "code", "extra", "session_id"];
+const SECRET_FIELDS: [&str; 7] = [
+    "access_token",
+    "api_key",
+    "auth_url",
+    "code",
+    "extra",
+    "session_id",
+    "user_code",
+];
 
 fn listed() -> BTreeSet<String> {
     let none = HOLD_NONE.lines().flat_map(|line| {
@@ -326,6 +353,73 @@ fn no_debug_of_tokens_shows_them() {
     assert_silent(&scanner, "SaveTokenRequest", &tonic::Request::new(request));
     let key = proto::GetApiKeyResponse { api_key: SECRET.into() };
     assert_silent(&scanner, "GetApiKeyResponse", &key);
+}
+
+#[test]
+fn no_debug_of_a_login_shows_what_it_takes() {
+    const SESSION: &str = "c4a9e1f07b3d5826c4a9e1f07b3d5826";
+    let scanner = Scanner::new([("the secret", SECRET), ("the session", SESSION)]);
+    let url = || format!("https://p.example/?state={SECRET}");
+    let token = || {
+        Some(proto::AccessToken {
+            access_token: SECRET.into(),
+            ..Default::default()
+        })
+    };
+    let begun = proto::InitiateLoginResponse {
+        session_id: SESSION.into(),
+        auth_url: url(),
+        verification_url_complete: url(),
+        user_code: SECRET.into(),
+        ..Default::default()
+    };
+    assert_silent(&scanner, "InitiateLoginResponse", &begun);
+    let exchange = proto::ExchangeCodeRequest {
+        session_id: SESSION.into(),
+        code: SECRET.into(),
+    };
+    assert_silent(&scanner, "ExchangeCodeRequest", &exchange);
+    assert_silent(
+        &scanner,
+        "ExchangeCodeResponse",
+        &proto::ExchangeCodeResponse { token: token() },
+    );
+    let session_id = || SESSION.to_owned();
+    let poll = proto::PollLoginRequest {
+        session_id: session_id(),
+    };
+    assert_silent(&scanner, "PollLoginRequest", &poll);
+    let cancel = proto::CancelLoginRequest {
+        session_id: session_id(),
+    };
+    assert_silent(&scanner, "CancelLoginRequest", &cancel);
+    let standing = proto::PollLoginResponse {
+        token: token(),
+        ..Default::default()
+    };
+    assert_silent(&scanner, "PollLoginResponse", &standing);
+
+    assert_silent(&scanner, "SessionId", &SessionId::parse(SESSION).unwrap());
+    let authorization = Authorization {
+        url: url(),
+        redirect_uri: "https://p.example/code".into(),
+        state: SECRET.into(),
+        verifier: SECRET.into(),
+        state_required: true,
+        issuer: None,
+    };
+    assert_silent(&scanner, "Authorization", &authorization);
+    let device = DeviceAuthorization {
+        verification_url: url(),
+        verification_url_complete: Some(url()),
+        user_code: SECRET.into(),
+        interval: Duration::from_secs(5),
+        lifetime: None,
+        device_code: SECRET.into(),
+        verifier: Some(SECRET.into()),
+    };
+    assert_silent(&scanner, "DeviceAuthorization", &device);
+    // LoginPrompt and LoginStep come from a broker only: tests/client/login.rs looks at theirs.
 }
 
 #[test]
