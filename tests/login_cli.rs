@@ -2,7 +2,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "a failure here is a test's failure"
 )]
@@ -15,10 +14,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{Read as _, Write as _},
-    os::{
-        fd::OwnedFd,
-        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
-    },
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -130,7 +126,7 @@ impl Terminal {
             }
         });
         Self {
-            master: File::from(OwnedFd::from(master)),
+            master: File::from(master),
             running,
             shown,
         }

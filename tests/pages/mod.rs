@@ -18,7 +18,7 @@ const EXIT_CODES: &[(&str, &str)] = &[
     ("0", "done"),
     ("64", "usage: the command line is wrong"),
     ("65", "bad input; INVALID_REQUEST, MESSAGE_TOO_LARGE, STORE_CORRUPT"),
-    ("66", "NOT_FOUND"),
+    ("66", "NOT_FOUND, SESSION_NOT_FOUND"),
     (
         "69",
         "no connection to the broker, or it was lost; another broker is in the way; STORE_UNAVAILABLE, UNIMPLEMENTED, UNKNOWN_VERSION",
@@ -26,16 +26,17 @@ const EXIT_CODES: &[(&str, &str)] = &[
     ("70", "INTERNAL_ERROR; the system refused something"),
     (
         "75",
-        "try again: PROVIDER_UNAVAILABLE, LOCK_TIMEOUT, SHUTTING_DOWN, DEADLINE_EXCEEDED, STORE_LOCKED",
+        "try again: RATE_LIMITED, TOO_MANY_STREAMS, TOO_MANY_SESSIONS, PROVIDER_UNAVAILABLE, LOCK_TIMEOUT, SHUTTING_DOWN, DEADLINE_EXCEEDED, STORE_LOCKED",
     ),
     (
         "77",
-        "not permitted, or not in a sandbox: UNAUTHENTICATED, UNAUTHORIZED, PEER_NOT_ALLOWED, NEEDS_LOGIN",
+        "not permitted, or not in a sandbox: UNAUTHENTICATED, UNAUTHORIZED, PEER_NOT_ALLOWED, NEEDS_LOGIN, ACCESS_DENIED, EXCHANGE_FAILED, SESSION_EXPIRED, SESSION_ALREADY_USED",
     ),
     (
         "78",
         "the configuration is wrong; PROVIDER_NOT_FOUND, PROVIDER_REJECTED",
     ),
+    ("128+n", "login: signal n cancelled it (130 for Ctrl-C)"),
 ];
 
 const RUN_EXIT_CODES: &[(&str, &str)] = &[
@@ -70,6 +71,7 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 const EXAMPLES: &[(&str, &str)] = &[
+    ("Log in to a provider:", "credbroker login github"),
     (
         "Store a token set and an API key:",
         "credbroker token import github < token.json\ncredbroker key set openai < key.txt",
