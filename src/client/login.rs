@@ -338,10 +338,12 @@ impl Session {
         let mut given_up = ui.given_up(prompt);
         let mut user = User::Waits;
         loop {
-            tokio::select! {
-                biased;
-                () = &mut given_up, if user == User::Waits => user = User::GaveUp,
-                () = via.pause(interval) => {}
+            if user != User::GaveUp {
+                tokio::select! {
+                    biased;
+                    () = &mut given_up, if user == User::Waits => user = User::GaveUp,
+                    () = via.pause(interval) => {}
+                }
             }
             if user == User::GaveUp {
                 if self.cancel().await? {
