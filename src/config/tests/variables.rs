@@ -14,6 +14,7 @@ fn variables_override_single_keys() {
         ("CREDBROKER_STORE_ALLOW_NETWORK_FS", "false"),
         ("CREDBROKER_AUDIT_PATH", "/variable"),
         ("CREDBROKER_LIMITS_CONNECTIONS", "7"),
+        ("CREDBROKER_LOGIN_TIMEOUT_SECONDS", "30"),
         (SOCKET, "/s"),
         (CAPABILITY, "c"),
     ];
@@ -30,7 +31,11 @@ fn variables_override_single_keys() {
         assert_eq!(config.audit.directory().unwrap(), Path::new("/variable"));
         assert_eq!(config.limits.connections.map(u32::from), Some(7));
         assert_eq!(config.limits.streams, None);
+        assert_eq!(config.login.timeout.as_secs(), 30);
     }
+    assert_eq!(load_bytes(text, &env(&[])).unwrap().login.timeout.as_secs(), 600);
+    let set = load_bytes(b"[login]\ntimeout_seconds = 90", &env(&[])).unwrap();
+    assert_eq!(set.login.timeout.as_secs(), 90);
     let one = load_bytes(text, &env(&[("CREDBROKER_STORE_BACKEND", "memory")])).unwrap();
     assert_eq!(
         (one.store.backend, one.store.directory().unwrap()),
