@@ -439,8 +439,11 @@ fn what_is_not_there_is_66_on_the_host_and_in_a_sandbox() {
         &["token", "get", "p", "--bucket", "absent"],
         &["key", "get", "absent"],
     ] {
-        host.run(arguments).failed(66).saying("store one on the host");
-        serve.ask(&host, arguments).failed(66).saying("store one on the host");
+        host.run(arguments).failed(66).saying("on the host with `credbroker");
+        serve
+            .ask(&host, arguments)
+            .failed(66)
+            .saying("on the host with `credbroker");
     }
     host.run(&["key", "remove", "absent"]).failed(66);
 }

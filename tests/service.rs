@@ -25,22 +25,27 @@ use std::{
 use credbroker::{
     broker::{
         Caller,
+        audit::Audit,
         page::PageRequest,
         policy::{NamePattern, Policy},
         status::EntryState,
     },
+    clock::{Clock as _, SystemClock},
     credential::TokenAnswer,
     daemon::Running,
-    oauth::{Outcome, Seen},
-    proto::{self, credential_broker_client::CredentialBrokerClient},
+    oauth::{Flow, Outcome, Seen},
+    proto::{self, control_broker_server::ControlBroker, credential_broker_client::CredentialBrokerClient},
     reason::Reason,
     server::admission::Admission,
+    service::control::{About, ControlService},
 };
 use prost::Message as _;
 use support::{
     Bench, Host, bearer, channel, control_socket, control_stub, eventually,
     fake::{self, Change, Fault},
-    health_stub, import, key, name, reading, soon, stub,
+    health_stub, import, key,
+    login_fake::Login,
+    name, reading, soon, stub,
     wire::{Failure, Wire, frame},
     with_capability,
 };
@@ -814,6 +819,36 @@ async fn status_counts_what_happened() {
     );
     assert_eq!(counted, (3, 1, 1, 0));
     assert!(status.entries[0].last_used_time.is_some());
+}
+
+#[tokio::test]
+async fn status_counts_the_logins_that_are_open() {
+    let login = Login::with(&[Flow::PkceRedirect]);
+    let bench = Bench::with_logins(&fake::Store::new(), Policy::host(), login.parts());
+    let dir = tempfile::TempDir::new().unwrap();
+    let file = dir.path().join("audit");
+    let (audit, _writer) = Audit::start(move || fs::File::create_new(&file)).unwrap();
+    let about = About {
+        socket: bench.socket(),
+        started: SystemClock::new().now().wall,
+        audit,
+        connections: Arc::default(),
+    };
+    let control = ControlService::new(bench.broker.clone(), about);
+    let open = || async {
+        let request = tonic::Request::new(proto::GetStatusRequest::default());
+        let status = ControlBroker::get_status(&control, request).await.unwrap();
+        status.into_inner().counters.unwrap().open_logins
+    };
+    assert_eq!(open().await, 0);
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        let begun = bench.broker.initiate_login(&Caller::host(), &key("p", ""), None).await;
+        sessions.push(begun.unwrap().session);
+    }
+    assert_eq!(open().await, 2);
+    bench.broker.cancel_login(&Caller::host(), &sessions[0]).unwrap();
+    assert_eq!(open().await, 1);
 }
 
 #[tokio::test]

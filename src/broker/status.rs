@@ -21,7 +21,7 @@ pub enum EntryState {
     Ok,
     /// The access token is not usable, and is refreshed at its next use or when the provider is to be asked again.
     Due,
-    /// It cannot be renewed: the host has to store a new token set.
+    /// It cannot be renewed: it needs a login, or a new token set.
     NeedsLogin,
     /// A refresh was interrupted, and nobody is at it any more: whether the provider spent the refresh token shows with the
     /// next one.

@@ -75,9 +75,12 @@ impl Screen {
     }
 
     /// Writes the line that is written over, with the time that is left in it.
-    fn live(&mut self, what: &str, prompt: &LoginPrompt) {
+    fn live(&mut self, what: &str, prompt: &LoginPrompt, end: &str) {
         let left = self.left(prompt).map(|left| format!(" ({left} left)"));
-        to_terminal(&format!("\r\u{1b}[Kcredbroker: {what}{}: ", left.unwrap_or_default()));
+        to_terminal(&format!(
+            "\r\u{1b}[Kcredbroker: {what}{}{end}",
+            left.unwrap_or_default()
+        ));
         self.line = true;
     }
 
@@ -213,7 +216,7 @@ impl LoginUi for Screen {
                         return None;
                     }
                     if self.is_live() {
-                        self.live("paste the code; it is not shown", prompt);
+                        self.live("paste the code; it is not shown", prompt, ": ");
                     }
                 }
             }
@@ -225,13 +228,10 @@ impl LoginUi for Screen {
         if self.failure.is_some() {
             return;
         }
-        let what = match prompt.step {
-            LoginStep::Paste { .. } => "exchanging the code",
-            LoginStep::Browser { .. } | LoginStep::Device { .. } => "waiting for you",
-        };
-        if !self.json && !self.is_live() {
+        let waiting = !matches!(prompt.step, LoginStep::Paste { .. });
+        if waiting && !self.json && !self.is_live() {
             let until = prompt.expire_time.map(|end| format!(" until {}", whole_seconds(end)));
-            output::note(&format!("{what}{}", until.unwrap_or_default()));
+            output::note(&format!("waiting for you{}", until.unwrap_or_default()));
         }
         let mut seconds = seconds();
         loop {
@@ -239,8 +239,10 @@ impl LoginUi for Screen {
                 biased;
                 () = interrupt.raised() => return,
                 _ = seconds.tick() => {
-                    if self.is_live() {
-                        self.live(what, prompt);
+                    match (self.is_live(), waiting) {
+                        (false, _) => {}
+                        (true, true) => self.live("waiting for you", prompt, "; Ctrl-C cancels"),
+                        (true, false) => self.live("the code is being exchanged", prompt, ""),
                     }
                 }
             }
