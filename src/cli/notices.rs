@@ -22,7 +22,13 @@ const WAITING: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Prints notices in a thread of its own: a terminal may stand still for as long as its user likes.
-pub(super) struct Printer(Option<SyncSender<Said>>);
+pub(super) struct Printer(Option<Terminal>);
+
+struct Terminal {
+    thread: SyncSender<Said>,
+    /// The log goes somewhere else, and is told as well.
+    beside_the_log: bool,
+}
 
 enum Said {
     Text(String),
@@ -34,21 +40,25 @@ impl Printer {
     /// Prints to the terminal that this program has. Without one there is nobody to warn and nobody to ask, and what a
     /// terminal may show is not for a file: then the log is told, without it.
     pub(super) fn start() -> Self {
-        Self(terminal().and_then(printing_to))
+        let beside_the_log = !io::stderr().is_terminal();
+        let thread = terminal().and_then(printing_to);
+        Self(thread.map(|thread| Terminal { thread, beside_the_log }))
     }
 
     /// What the broker tells.
     pub(super) fn notices(&self) -> Notices {
-        let Some(terminal) = self.0.clone() else {
-            return to_the_log();
-        };
         let log = to_the_log();
+        let Some(Terminal { thread, beside_the_log }) = &self.0 else {
+            return log;
+        };
+        let (thread, beside_the_log) = (thread.clone(), *beside_the_log);
         Arc::new(move |notice: &Notice<'_>| {
-            log(notice);
-            if terminal
-                .try_send(Said::Text(format!("credbroker: {notice}\n")))
-                .is_err()
-            {
+            if beside_the_log {
+                log(notice);
+            }
+            // The sandbox may have left the cursor in a line, as `login` does in the one with the time that is left.
+            let text = format!("\r\u{1b}[Kcredbroker: {notice}\n");
+            if thread.try_send(Said::Text(text)).is_err() {
                 tracing::warn!("the terminal takes nothing more: a login of the sandbox was not shown on it");
             }
         })
@@ -58,7 +68,7 @@ impl Printer {
     pub(super) fn finish(self) {
         let (send, done) = sync_channel(1);
         if let Some(terminal) = self.0
-            && terminal.try_send(Said::Mark(send)).is_ok()
+            && terminal.thread.try_send(Said::Mark(send)).is_ok()
         {
             // A terminal that stands still holds up nobody.
             let _ = done.recv_timeout(PATIENCE);
@@ -128,6 +138,14 @@ mod tests {
         }
     }
 
+    fn printer(terminal: impl Write + Send + 'static) -> Printer {
+        let thread = printing_to(Box::new(terminal)).unwrap();
+        Printer(Some(Terminal {
+            thread,
+            beside_the_log: false,
+        }))
+    }
+
     fn say(notices: &Notices) {
         let key = EntryKey::parse("p", "").unwrap();
         let shown = Shown::Device {
@@ -146,11 +164,12 @@ mod tests {
     #[test]
     fn the_terminal_is_told_who_asks_for_what_and_nothing_plays_with_it() {
         let text = Arc::default();
-        let printer = Printer(printing_to(Box::new(Shared(Arc::clone(&text)))));
+        let printer = printer(Shared(Arc::clone(&text)));
         let notices = printer.notices();
         say(&notices);
         printer.finish();
         let text = String::from_utf8(text.lock().unwrap().clone()).unwrap();
+        let text = text.strip_prefix("\r\u{1b}[K").unwrap();
         assert!(
             text.starts_with("credbroker: sandbox run asks you to log in to p/default."),
             "{text}"
@@ -164,7 +183,7 @@ mod tests {
     #[test]
     fn a_terminal_that_stands_still_holds_up_nobody() {
         let (_hold, still) = std::sync::mpsc::channel();
-        let printer = Printer(printing_to(Box::new(Still(still))));
+        let printer = printer(Still(still));
         let notices = printer.notices();
         for _ in 0..3 * WAITING {
             say(&notices);
