@@ -5,7 +5,7 @@
 use std::{fs, io, path::PathBuf, sync::Arc};
 
 use credbroker::{
-    broker::{self, policy::Right},
+    broker::{self, error::LoginFailure, policy::Right},
     client,
     config::{Config, Environment, PolicyFile, read_capability_file},
     credential::{EntryKey, Name},
@@ -16,6 +16,7 @@ use credbroker::{
 /// The first words of a mend, as people are told to do something.
 const MENDS: &[&str] = &[
     "add",
+    "ask for",
     "begin",
     "check",
     "chmod",
@@ -24,6 +25,7 @@ const MENDS: &[&str] = &[
     "connect",
     "correct",
     "create",
+    "end or cancel",
     "generate",
     "give",
     "log in",
@@ -124,6 +126,22 @@ fn the_brokers_errors_say_what_to_do() {
         Error::Internal("x".into()),
         Error::invalid_name("provider", &"a b".parse::<Name>().unwrap_err()),
     ];
+    errors.extend(
+        [
+            LoginFailure::Denied,
+            LoginFailure::Expired,
+            LoginFailure::NotOurs,
+            LoginFailure::Refused,
+            LoginFailure::OtherAccount,
+            LoginFailure::Withdrawn,
+            LoginFailure::NoToken,
+            LoginFailure::Rejected,
+            LoginFailure::Unavailable,
+            LoginFailure::GoesOn,
+            LoginFailure::CannotListen,
+        ]
+        .map(|why| Error::LoginFailed { key: key(), why }),
+    );
     errors.extend(store_errors().into_iter().map(Error::Store));
     errors.push(Error::Store(StoreError::Locked { mend: "x".into() }));
     for error in &errors {

@@ -379,7 +379,7 @@ pub enum LoginFailure {
     #[error("it was cancelled, or the entry was removed meanwhile: begin it anew")]
     Withdrawn,
     /// The token that came cannot be handed out.
-    #[error("the provider gave a token that cannot be handed out: the broker's log on the host says more")]
+    #[error("the provider gave a token that cannot be handed out: the broker's log on the host says why")]
     NoToken,
     /// The provider refused the client or the request.
     #[error(
@@ -392,7 +392,7 @@ pub enum LoginFailure {
     )]
     Unavailable,
     /// The provider has not answered yet.
-    #[error("the provider has not answered yet; the exchange goes on, so ask for the token in a minute")]
+    #[error("the provider has not answered yet: ask for the token in a minute, because the exchange goes on")]
     GoesOn,
     /// No port of the host can be listened on.
     #[error(
