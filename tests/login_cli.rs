@@ -17,8 +17,7 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, process::CommandExt as _},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
-    thread,
-    time::Duration,
+    thread::{self, JoinHandle},
 };
 
 use command::{Answer, BIN, Host, PATH, Running, Serve, wait_until};
@@ -86,6 +85,7 @@ struct Terminal {
     master: File,
     running: Running,
     shown: Arc<Mutex<String>>,
+    reading: JoinHandle<()>,
 }
 
 impl Terminal {
@@ -119,7 +119,7 @@ impl Terminal {
         let running = Running::start_on(command);
         let shown = Arc::new(Mutex::new(String::new()));
         let (mut source, sink) = (File::from(master.try_clone().unwrap()), Arc::clone(&shown));
-        thread::spawn(move || {
+        let reading = thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(read @ 1..) = source.read(&mut bytes) {
                 sink.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..read]));
@@ -129,6 +129,7 @@ impl Terminal {
             master: File::from(master),
             running,
             shown,
+            reading,
         }
     }
 
@@ -154,12 +155,16 @@ impl Terminal {
     /// Waits for its end; what was shown, and whether the terminal is as it was.
     #[track_caller]
     fn end(self) -> (i32, String) {
-        let Self { master, running, shown } = self;
+        let Self {
+            master,
+            running,
+            shown,
+            reading,
+        } = self;
         let code = running.end();
         let modes = tcgetattr(&master).unwrap().local_modes;
         assert!(modes.contains(LocalModes::ECHO | LocalModes::ICANON), "{modes:?}");
-        // What it wrote last may not be read yet.
-        thread::sleep(Duration::from_millis(50));
+        wait_until("everything is read", || reading.is_finished());
         let shown = shown.lock().unwrap().clone();
         (code, shown)
     }
@@ -388,7 +393,7 @@ async fn at_a_terminal_the_code_is_not_shown_and_the_terminal_is_given_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_is_opened_where_somebody_sees_it() {
-    let place = Place::of(Flow::BrowserRedirect);
+    let place = Place::with(Login::with(&[Flow::BrowserRedirect, Flow::DeviceCode]), Policy::host());
     let opened = place.host.path("opened");
     let script = format!(
         "#!/bin/sh\necho noise; echo noise >&2\n{{ echo \"$1\"; env; }} > {0}.new; mv {0}.new {0}\n",
@@ -422,15 +427,15 @@ async fn a_browser_is_opened_where_somebody_sees_it() {
 
     fs::remove_file(&opened).unwrap();
     for (arguments, display) in [
-        (&["login", "p", "--no-browser"][..], Some(":0")),
-        (&["login", "p"], None),
+        (&["login", "p", "--flow", "device_code", "--no-browser"][..], Some(":0")),
+        (&["login", "p", "--flow", "device_code"], None),
     ] {
         let (code, shown) = start(arguments, display).end();
         assert_eq!(code, 0, "{shown}");
         assert!(!shown.contains("your browser"), "{shown}");
     }
     // Nobody looks at a pipe.
-    let mut command = place.command(&["login", "p"]);
+    let mut command = place.command(&["login", "p", "--flow", "device_code"]);
     command.env("PATH", &path).env("DISPLAY", ":0").stderr(Stdio::piped());
     Answer::of(command).succeeded();
     assert!(!opened.exists());

@@ -89,7 +89,7 @@ fn begun(flow: proto::LoginFlow) -> proto::InitiateLoginResponse {
     begun
 }
 
-fn device(standings: Vec<Standing>) -> Script {
+pub(crate) fn device(standings: Vec<Standing>) -> Script {
     Script {
         login: Some(begun(proto::LoginFlow::DeviceCode)),
         standings,

@@ -27,7 +27,7 @@ use credbroker::{
 use crate::{
     broker::{HOUR, Host, github},
     rows,
-    scripted::{Script, Scripted},
+    scripted::{Script, Scripted, Standing},
 };
 
 const ROLE: &str = "CLIENT_TEST_ROLE";
@@ -118,6 +118,15 @@ fn callers_come_and_go() {
         assert!(caller.join().unwrap().is_some());
     }
     assert!(block_on(token(&store())).is_some());
+    // A login has no clock of its caller's either. Not every broker here has a provider.
+    let login = block_on(async {
+        let mut user = crate::login::User::default();
+        LoginAdapter::from(&store()).login(&github(), None, &mut user).await
+    });
+    assert!(
+        matches!(login, Ok(Some(_)) | Err(Error::ProviderNotFound(_))),
+        "{login:?}"
+    );
     block_on(async {
         let key = name("k").unwrap();
         let saving = store().save_api_key(&key, SecretString::from("sk")).await;
@@ -139,13 +148,15 @@ fn assert_too_late(error: Error) {
 #[tokio::test]
 async fn the_store_outlives_its_callers_on_one_connection() {
     let host = Host::new();
-    let mut broker = Scripted::start(Script::default());
+    let standings = vec![Standing::Pending, Standing::Complete(true)];
+    let mut broker = Scripted::start(crate::login::device(standings));
     let mut command = child(&host, "callers");
     command
         .env("CREDBROKER_SOCKET", broker.socket())
         .env("CREDBROKER_CAPABILITY", "07");
     assert_succeeds(command).await;
     assert_eq!((broker.seen.accepted(), broker.seen.calls()), (1, 6));
+    assert_eq!(broker.seen.logins().len(), 3, "{:?}", broker.seen.logins());
     let headers = broker.seen.headers.lock().unwrap().clone();
     assert_eq!(headers.get("authorization").unwrap(), "Bearer 07");
     broker.open(0).await;
