@@ -104,7 +104,7 @@ pub enum Error {
     )]
     NeedsLogin(EntryKey),
     /// The token has expired, there is a refresh token, but no provider to present it to.
-    #[error("no provider \"{}\" is configured to renew the access token of {key}: add [providers.{}] to the host's config.toml, or store a new token with `credbroker token import`", .0.provider, .0.provider, key = .0)]
+    #[error("no provider \"{}\" is configured to log in to {key} or to renew its access token: add [providers.{}] to the host's config.toml, or store a new token with `credbroker token import`", .0.provider, .0.provider, key = .0)]
     ProviderNotFound(EntryKey),
     /// The provider refused the refresh token.
     #[error("the provider refused the refresh token of {key}: {}", LogIn(.0), key = .0)]
