@@ -25,8 +25,9 @@ pub(super) fn warning(message: &str) {
 
 /// One line on standard error, whatever a file's name or a broker's answer put into it.
 pub(super) fn note(message: &str) {
-    // Standard error may be gone; then there is nobody to tell.
-    let _ = writeln!(io::stderr(), "credbroker: {}", printable(message));
+    // In one piece: the terminal may be that of other programs, too. It may be gone; then there is nobody to tell.
+    let line = format!("credbroker: {}\n", printable(message));
+    let _ = io::stderr().write_all(line.as_bytes());
 }
 
 /// Something to copy, on a line of its own on standard error.
