@@ -154,3 +154,17 @@ hides() {
   printf '%s\n' "$output"
   ! grep -qF -- "$text" <<<"$output"
 }
+
+# start_logins SCRIPT: runs a Python script with what it needs to log in at the authorization server of login/server.mjs.
+# It prints `ok CHECK` or `not ok CHECK: WHY`.
+start_logins() {
+  need python3 python3-venv
+  npm_packages login
+  cp "$interop/login/server.mjs" "$cache/login"
+  mkdir -p "$fixture/records"
+  # shellcheck disable=SC2016
+  LOGIN_FIXTURE=$fixture LOGIN_BINARY=$CREDBROKER_BIN LOGIN_SERVER=$cache/login/server.mjs \
+    PYTHONPATH=$interop/login PYTHONDONTWRITEBYTECODE=1 \
+    on_host setsid --wait bash -c 'echo $$ >>"$0"; exec "$@"' "$fixture/sessions" \
+    python3 "$interop/$1" 2>>"$fixture/stderr"
+}

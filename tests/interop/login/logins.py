@@ -15,6 +15,7 @@ import urllib.request
 from person import Person
 from world import (
     BINARY,
+    FIXTURE,
     PROVIDERS,
     RECORDS,
     Provider,
@@ -298,7 +299,7 @@ def no_trace():
     secrets = seen["secrets"]
     for kind in ["verifier", "code", "device code", "refresh token", "id token"]:
         assert secrets.get(kind), f"the provider has seen no {kind}"
-    audit = [path for path in (RECORDS.parent / "state").rglob("*") if path.is_file()]
+    audit = [path for path in (FIXTURE / "state").rglob("*") if path.is_file()]
     records = sorted(RECORDS.iterdir()) + audit
     texts = {path.name: COLOUR.sub(b"", path.read_bytes()) for path in records}
     everything = b"\n".join(texts.values())

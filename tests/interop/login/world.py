@@ -67,7 +67,7 @@ class Provider:
     """The authorization server, and what it has seen."""
 
     def __init__(self):
-        log = open(RECORDS.parent / "provider", "w")
+        log = open(FIXTURE / "provider", "a")
         self.process = subprocess.Popen(
             ["node", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
         )
