@@ -13,7 +13,9 @@ from world import BINARY, FIXTURE, Provider, wait_for
 
 COLUMNS, LINES = 80, 24
 CAPTURES = pathlib.Path(os.environ.get("LOGIN_CAPTURES") or FIXTURE / "captures")
-TMUX = ["tmux", "-S", str(FIXTURE / "tmux"), "-f", "/dev/null"]
+TOOLS = FIXTURE / "tools"
+OPENED = FIXTURE / "opened"
+TMUX = ["tmux", "-u", "-S", str(FIXTURE / "tmux"), "-f", "/dev/null"]
 
 idp = Provider()
 failed = 0
@@ -32,7 +34,8 @@ class Terminal:
         self.name = name
         # Nothing is printed but what a login says if all is well.
         self.alone = True
-        shell = ["env", "-u", "DISPLAY", "-u", "WAYLAND_DISPLAY", "PS1=$ ", "sh"]
+        # A screen there is, or not, as the scenario wants it.
+        shell = ["env", "-u", "DISPLAY", "-u", "WAYLAND_DISPLAY", f"PATH={TOOLS}:{os.environ['PATH']}", "PS1=$ ", "sh"]
         tmux("new-session", "-d", "-s", name, "-x", str(COLUMNS), "-y", str(LINES), shlex.join(shell))
         self.pictures = 0
         self.shows("$")
@@ -136,6 +139,23 @@ def browser(terminal):
     terminal.picture("done")
 
 
+def browser_that_is_opened(terminal):
+    """Where there is a screen, the page opens by itself."""
+    terminal.type(f"DISPLAY=:0 {BINARY} login native --bucket opened")
+    wait_for("a browser", OPENED.exists)
+    url = OPENED.read_text()
+    assert url == terminal.url(f"{idp.issuer}/auth?"), url
+    counts_down(terminal, url)
+    Person("alice").agree(url)
+    terminal.shows("logged in")
+    OPENED.unlink()
+    terminal.type(f"DISPLAY=:0 {BINARY} login native --bucket opened --no-browser")
+    counts_down(terminal)
+    terminal.press("C-c")
+    terminal.shows("cancelled")
+    assert not OPENED.exists(), "--no-browser opened one"
+
+
 def paste(terminal):
     terminal.type(f"{BINARY} login paste")
     url = terminal.url(f"{idp.issuer}/auth?")
@@ -195,11 +215,17 @@ def logout(terminal):
 
 
 CAPTURES.mkdir(parents=True, exist_ok=True)
+TOOLS.mkdir()
+# What opens pages on a desktop.
+(TOOLS / "xdg-open").write_text(f"#!/bin/sh\nprintf %s \"$1\" >'{OPENED}.new' && mv '{OPENED}.new' '{OPENED}'\n")
+(TOOLS / "xdg-open").chmod(0o755)
 # So that the server outlives each terminal.
 tmux("new-session", "-d", "-s", "first", "cat")
-idp.configure()
-for each in [device, browser, paste, interrupted, sandbox, sandbox_other_account, logout]:
-    check(each.__name__.replace("_", " "), each)
-subprocess.run([*TMUX, "kill-server"], capture_output=True)
+try:
+    idp.configure()
+    for each in [device, browser, browser_that_is_opened, paste, interrupted, sandbox, sandbox_other_account, logout]:
+        check(each.__name__.replace("_", " "), each)
+finally:
+    subprocess.run([*TMUX, "kill-server"], capture_output=True)
 idp.end()
 sys.exit(1 if failed else 0)
