@@ -74,7 +74,8 @@ impl Screen {
         !self.json && output::stderr_is_terminal()
     }
 
-    /// Writes the line that is written over, with the time that is left in it.
+    /// Writes the line that is written over, with the time that is left in it. Where nothing is to be typed, the end takes
+    /// the cursor back, so that a line of another program is not written behind this one.
     fn live(&mut self, what: &str, prompt: &LoginPrompt, end: &str) {
         let left = self.left(prompt).map(|left| format!(" ({left} left)"));
         to_terminal(&format!(
@@ -108,6 +109,12 @@ impl Screen {
             (LoginStep::Browser { .. }, true) => "open this page on the host",
             (LoginStep::Device { .. }, _) => "open this page on any device",
         };
+        // First, because it is taller than all the rest together: what has to be read stays on a screen of 24 lines.
+        if matches!(prompt.step, LoginStep::Device { .. })
+            && let Some(code) = self.qr_code(prompt.url())
+        {
+            to_terminal(&code);
+        }
         output::note(&format!("to log in to {entry}, {place}:"));
         match &prompt.step {
             LoginStep::Paste { auth_url } | LoginStep::Browser { auth_url } => output::apart(auth_url),
@@ -122,9 +129,6 @@ impl Screen {
                 if let Some(complete) = verification_url_complete {
                     output::note("this page has the code in it:");
                     output::apart(complete);
-                }
-                if let Some(code) = self.qr_code(prompt.url()) {
-                    to_terminal(&code);
                 }
             }
         }
@@ -241,8 +245,8 @@ impl LoginUi for Screen {
                 _ = seconds.tick() => {
                     match (self.is_live(), waiting) {
                         (false, _) => {}
-                        (true, true) => self.live("waiting for you", prompt, "; Ctrl-C cancels"),
-                        (true, false) => self.live("the code is being exchanged", prompt, ""),
+                        (true, true) => self.live("waiting for you", prompt, "; Ctrl-C cancels\r"),
+                        (true, false) => self.live("the code is being exchanged", prompt, "\r"),
                     }
                 }
             }
