@@ -75,7 +75,6 @@ impl Broker {
                 error,
                 unwanted: nobodys,
             }) => {
-                tracing::warn!(session = landing.id.shown(), entry = %landing.key, %error, "a login was not stored");
                 if nobodys {
                     self.inner.coordinator.revoke_unwanted(&landing.key, &unwanted);
                 }
@@ -93,6 +92,8 @@ impl Broker {
                             key: &landing.key,
                         },
                     );
+                } else {
+                    tracing::warn!(session = landing.id.shown(), entry = %landing.key, %error, "a login was not stored");
                 }
                 Err(error)
             }
