@@ -102,11 +102,11 @@ impl TokenSet {
     /// # Errors
     /// The answer, if its access token cannot be handed out.
     pub fn of_login(
-        mut answer: TokenAnswer,
+        mut answer: Box<TokenAnswer>,
         default_lifetime: Duration,
         saved_by: String,
         sent: &Now,
-    ) -> Result<Self, TokenAnswer> {
+    ) -> Result<Self, Box<TokenAnswer>> {
         let Some(access_token) = answer.access_token.take() else {
             return Err(answer);
         };
@@ -268,8 +268,8 @@ mod tests {
         }
     }
 
-    fn answer_with(access: Option<&str>, refresh: Option<&str>, lifetime: Option<Duration>) -> TokenAnswer {
-        TokenAnswer {
+    fn answer_with(access: Option<&str>, refresh: Option<&str>, lifetime: Option<Duration>) -> Box<TokenAnswer> {
+        Box::new(TokenAnswer {
             access_token: access.map(SecretString::from),
             refresh_token: refresh.map(SecretString::from),
             lifetime,
@@ -277,7 +277,7 @@ mod tests {
             scope: None,
             subject: Some("alice".into()),
             extra: BTreeMap::new(),
-        }
+        })
     }
 
     #[test]

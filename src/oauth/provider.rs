@@ -441,6 +441,7 @@ mod tests {
             token_params: Vec::new(),
             rules: OutcomeRules::default(),
             retry_ambiguous: true,
+            login: LoginSettings::default(),
         };
         let limits = HttpLimits::default();
         let http = Arc::new(Http::new(limits, &Proxies::default()));

@@ -407,6 +407,7 @@ fn no_debug_of_a_login_shows_what_it_takes() {
         verifier: SECRET.into(),
         state_required: true,
         issuer: None,
+        issuer_required: false,
     };
     assert_silent(&scanner, "Authorization", &authorization);
     let device = DeviceAuthorization {

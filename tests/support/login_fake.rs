@@ -83,6 +83,7 @@ fn authorization() -> Authorization {
         verifier: SecretString::from("login-verifier"),
         state_required: false,
         issuer: None,
+        issuer_required: false,
     }
 }
 

@@ -48,11 +48,11 @@ impl Broker {
             LoginFailure::from(trouble).of(&landing.key)
         })?;
         let lifetime = self.inner.coordinator.default_lifetime(&landing.key);
-        let tokens = match TokenSet::of_login(*answer, lifetime, landing.saved_by(), &sent) {
+        let tokens = match TokenSet::of_login(answer, lifetime, landing.saved_by(), &sent) {
             Ok(tokens) => tokens,
             Err(answer) => {
                 tracing::warn!(session = landing.id.shown(), entry = %landing.key, "the token of a login cannot be handed out");
-                self.inner.coordinator.revoke_late(&landing.key, answer);
+                self.inner.coordinator.revoke_late(&landing.key, *answer);
                 return Err(LoginFailure::NoToken.of(&landing.key));
             }
         };
