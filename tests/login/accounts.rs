@@ -43,7 +43,7 @@ async fn a_sandbox_replaces_only_the_entry_of_the_same_known_account() {
             assert_eq!(result, Err(Reason::ExchangeFailed), "{stored:?} {new}");
             assert_eq!(house.token().await.as_deref(), Some("at-0"));
             let terminal = house.terminal();
-            assert!(terminal.contains("`credbroker login p --bucket default`"), "{terminal}");
+            assert!(terminal.contains("`credbroker login p`"), "{terminal}");
         }
     }
 }
