@@ -244,7 +244,7 @@ async fn a_code_is_read_from_standard_input_and_used_once() {
         plain.out.is_empty()
             && plain
                 .err
-                .contains("logged in to p/default; the access token expires in 59m")
+                .contains("logged in to p/default; the access token expires in 1h")
     );
 }
 
