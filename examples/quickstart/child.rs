@@ -73,7 +73,7 @@ async fn watch(broker: &Stub, capability: &str, first: AccessToken) -> Result<()
     println!("    child: watches its token for {} s", WATCH.as_secs());
     // Drawn on a terminal only.
     let progress = ProgressBar::new(WATCH.as_secs()).with_style(ProgressStyle::with_template(
-        "    child: {bar:24} {pos:>2}/{len} s  {msg}",
+        "    child: {bar:16} {pos:>2}/{len} s  {msg}",
     )?);
     let began = Instant::now();
     let (mut current, mut asked) = (first, 0_u32);
