@@ -14,7 +14,10 @@ use std::{
 
 use rustix::fs::OFlags;
 
-use crate::broker::login::{Notice, Notices, to_the_log};
+use crate::{
+    broker::login::{Notice, Notices, to_the_log},
+    cli::output,
+};
 
 /// How many wait for a terminal that takes no more. A sandbox cannot have more logins open at once than that.
 const WAITING: usize = 64;
@@ -57,7 +60,8 @@ impl Printer {
                 log(notice);
             }
             // The sandbox may have left the cursor in a line, as `login` does in the one with the time that is left.
-            let text = format!("\r\u{1b}[Kcredbroker: {notice}\n");
+            let text = output::wrapped(&format!("credbroker: {notice}"), columns());
+            let text = format!("\r\u{1b}[K{text}\n");
             if thread.try_send(Said::Text(text)).is_err() {
                 tracing::warn!("the terminal takes nothing more: a login of the sandbox was not shown on it");
             }
@@ -97,13 +101,21 @@ fn terminal() -> Option<Box<dyn Write + Send>> {
     if io::stderr().is_terminal() {
         return Some(Box::new(io::stderr()));
     }
+    Some(Box::new(controlling_terminal()?))
+}
+
+fn controlling_terminal() -> Option<File> {
     let no_control = i32::try_from(OFlags::NOCTTY.bits()).unwrap_or_default();
-    let terminal: File = OpenOptions::new()
+    OpenOptions::new()
         .write(true)
         .custom_flags(no_control)
         .open("/dev/tty")
-        .ok()?;
-    Some(Box::new(terminal))
+        .ok()
+}
+
+/// How wide that terminal is now.
+fn columns() -> Option<u16> {
+    output::columns(io::stderr()).or_else(|| output::columns(controlling_terminal()?))
 }
 
 #[cfg(test)]

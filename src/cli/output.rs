@@ -2,17 +2,29 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    os::fd::AsFd,
     time::Duration,
 };
 
-use comfy_table::{Table, presets::NOTHING};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets::NOTHING};
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::cli::failure::Failure;
 
+/// Between two columns of a table.
+const GAP: u16 = 2;
+/// Before the further lines of a text that is longer than the terminal is wide.
+const HANGING: &str = "  ";
+
 pub(super) fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
+}
+
+/// How wide the terminal is. `None`: this is no terminal, or it does not say.
+pub(super) fn columns(of: impl AsFd) -> Option<u16> {
+    let columns = rustix::termios::tcgetwinsize(of).ok()?.ws_col;
+    (columns > 0).then_some(columns)
 }
 
 pub(super) fn error(failure: &Failure) {
@@ -23,10 +35,10 @@ pub(super) fn warning(message: &str) {
     note(&format!("warning: {message}"));
 }
 
-/// One line on standard error, whatever a file's name or a broker's answer put into it.
+/// One line on standard error, whatever a file's name or a broker's answer put into it; as many as it takes on a terminal.
 pub(super) fn note(message: &str) {
+    let line = wrapped(&format!("credbroker: {}", printable(message)), columns(io::stderr())) + "\n";
     // In one piece: the terminal may be that of other programs, too. It may be gone; then there is nobody to tell.
-    let line = format!("credbroker: {}\n", printable(message));
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
@@ -52,20 +64,53 @@ pub(super) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
     line(&text)
 }
 
-/// A table with a heading, without lines around it.
+/// A table with a heading, without lines around it. On a terminal that is too narrow, cells have several lines, and where
+/// not even their words have room, each row is a list.
 pub(super) fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Result<(), Failure> {
+    let rows: Vec<Vec<String>> = rows.into_iter().collect();
+    for text in laid_out(heading, &rows, columns(io::stdout())) {
+        line(text.trim_end())?;
+    }
+    Ok(())
+}
+
+fn laid_out(heading: &[&str], rows: &[Vec<String>], columns: Option<u16>) -> Vec<String> {
     let mut table = Table::new();
     table
         .load_style(NOTHING)
         .set_header(heading.iter().copied())
         .add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
+    let mut needed = 0;
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, GAP));
+        // Between words only: names, paths and URLs are copied.
+        let cells = rows.iter().filter_map(|row| row.get(index).map(String::as_str));
+        let words = cells.chain(heading.get(index).copied()).flat_map(str::split_whitespace);
+        let longest = words.map(|word| word.chars().count()).max().unwrap_or(0);
+        let width = u16::try_from(longest).unwrap_or(u16::MAX).saturating_add(GAP);
+        column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width)));
+        needed += usize::from(width);
     }
-    for text in table.lines() {
-        line(text.trim_end())?;
+    match columns {
+        Some(columns) if usize::from(columns) < needed => return lists(heading, rows),
+        Some(columns) => {
+            table
+                .set_content_arrangement(ContentArrangement::Dynamic)
+                .set_width(columns);
+        }
+        None => {}
     }
-    Ok(())
+    table.lines().collect()
+}
+
+/// A line for each cell, and an empty one between rows.
+fn lists(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let width = heading.iter().map(|name| name.len()).max().unwrap_or(0) + usize::from(GAP);
+    let list = |row: &Vec<String>| -> Vec<String> {
+        let cells = heading.iter().zip(row);
+        cells.map(|(name, cell)| format!("{name:width$}{cell}")).collect()
+    };
+    rows.iter().map(list).collect::<Vec<_>>().join(&[String::new()][..])
 }
 
 fn written(result: io::Result<()>) -> Result<(), Failure> {
@@ -78,6 +123,41 @@ fn written(result: io::Result<()>) -> Result<(), Failure> {
             ))
         }),
     }
+}
+
+/// Text with ends of lines between words, so that a terminal does not break it elsewhere. What is longer than a line, as
+/// URLs are, stays in one piece, and so does a command in backticks. `None`: as it is.
+pub(super) fn wrapped(text: &str, columns: Option<u16>) -> String {
+    let Some(columns) = columns.map(usize::from) else {
+        return text.to_owned();
+    };
+    let mut lines = Vec::new();
+    for line in text.split('\n') {
+        let mut now = String::new();
+        for word in pieces(line) {
+            let word = if now.is_empty() { word } else { word.trim_start() };
+            if !now.trim().is_empty() && now.chars().count() + 1 + word.chars().count() > columns {
+                lines.push(std::mem::replace(&mut now, HANGING.to_owned()));
+            } else if !now.is_empty() {
+                now.push(' ');
+            }
+            now.push_str(word);
+        }
+        lines.push(now);
+    }
+    lines.join("\n")
+}
+
+/// A line between its spaces, but for those in backticks and those that it begins with.
+fn pieces(line: &str) -> Vec<&str> {
+    let mut quoted = false;
+    let mut begun = false;
+    line.split(|c: char| {
+        quoted ^= c == '`';
+        begun |= c != ' ';
+        c == ' ' && begun && !quoted
+    })
+    .collect()
 }
 
 /// Text from a provider, a store or a sandbox, with control characters escaped so that it cannot play with a terminal.
@@ -138,6 +218,61 @@ mod tests {
         }
         let just_given = now + jiff::SignedDuration::from_millis(3_599_970);
         assert_eq!(relative(just_given, now), "in 1h");
+    }
+
+    #[test]
+    fn text_is_wrapped_between_words_and_what_is_copied_stays_in_one_piece() {
+        for (text, columns, want) in [
+            ("one two three", 20, "one two three"),
+            ("one two three", 7, "one two\n  three"),
+            ("one two three four", 8, "one two\n  three\n  four"),
+            (
+                "open\n  https://p.example/x\nand on",
+                8,
+                "open\n  https://p.example/x\nand on",
+            ),
+            ("at https://p.example/x it is", 10, "at\n  https://p.example/x\n  it is"),
+            ("do `log in p`, or `b c`", 12, "do\n  `log in p`,\n  or `b c`"),
+            ("an open ` is no end", 10, "an open\n  ` is no end"),
+        ] {
+            assert_eq!(wrapped(text, Some(columns)), want);
+            assert_eq!(wrapped(text, None), text);
+        }
+    }
+
+    #[test]
+    fn a_table_fits_the_terminal_and_breaks_no_word() {
+        let heading = ["ENTRY", "SAVED BY"];
+        let rows = [
+            vec!["p/default".to_owned(), "login by sandbox run".to_owned()],
+            vec!["q/default".to_owned(), "-".to_owned()],
+        ];
+        let shown = |columns| -> Vec<String> {
+            let lines = laid_out(&heading, &rows, columns);
+            lines.iter().map(|line| line.trim_end().to_owned()).collect()
+        };
+        let wide = ["ENTRY      SAVED BY", "p/default  login by sandbox run", "q/default  -"];
+        assert_eq!(shown(None), wide);
+        assert_eq!(shown(Some(80)), wide);
+        assert_eq!(
+            shown(Some(25)),
+            [
+                "ENTRY      SAVED BY",
+                "p/default  login by",
+                "           sandbox run",
+                "q/default  -"
+            ]
+        );
+        assert_eq!(
+            shown(Some(15)),
+            [
+                "ENTRY     p/default",
+                "SAVED BY  login by sandbox run",
+                "",
+                "ENTRY     q/default",
+                "SAVED BY  -"
+            ]
+        );
     }
 
     #[test]

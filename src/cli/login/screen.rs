@@ -78,10 +78,12 @@ impl Screen {
     /// the cursor back, so that a line of another program is not written behind this one.
     fn live(&mut self, what: &str, prompt: &LoginPrompt, end: &str) {
         let left = self.left(prompt).map(|left| format!(" ({left} left)"));
-        to_terminal(&format!(
-            "\r\u{1b}[Kcredbroker: {what}{}{end}",
-            left.unwrap_or_default()
-        ));
+        let line = format!("credbroker: {what}{}{end}", left.unwrap_or_default());
+        // What goes on in a second line cannot be written over. The last column is for the cursor.
+        let room = output::columns(std::io::stderr()).map_or(usize::MAX, |columns| usize::from(columns) - 1);
+        let fits: String = line.trim_end_matches('\r').chars().take(room).collect();
+        let back = if line.ends_with('\r') { "\r" } else { "" };
+        to_terminal(&format!("\r\u{1b}[K{fits}{back}"));
         self.line = true;
     }
 
@@ -144,8 +146,7 @@ impl Screen {
         if !self.is_live() {
             return None;
         }
-        let columns = rustix::termios::tcgetwinsize(std::io::stderr()).ok()?.ws_col;
-        qr_code(url, columns.into())
+        qr_code(url, output::columns(std::io::stderr())?.into())
     }
 }
 
