@@ -211,8 +211,8 @@ fn an_empty_home_is_healthy_and_stays_empty() {
     let before = everything(&host);
     let told = Told::on(&host);
     told.warned(&[])
-        .said("store directory", "will be made with the first import", "")
-        .said("store identity", "will be made with the first import", "")
+        .said("store directory", "will be made with the first login or import", "")
+        .said("store identity", "will be made with the first login or import", "")
         .said("store entries", "none", "")
         .said("runtime directory", "will be made by the first broker", "")
         .said("audit directory", "will be made with the first record", "");

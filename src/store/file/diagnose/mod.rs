@@ -150,7 +150,10 @@ impl FileStore {
                 true
             }
             Ok(None) => {
-                diagnosis.good("identity", format!("{from}; it will be made with the first import"));
+                diagnosis.good(
+                    "identity",
+                    format!("{from}; it will be made with the first login or import"),
+                );
                 true
             }
             Err(error) => {

@@ -59,7 +59,10 @@ fn look_above(root: &Path, diagnosis: &mut Diagnosis) -> Directory {
     let there = root.ancestors().skip(1).find(|path| path.exists()).unwrap_or(root);
     match access(there, Access::WRITE_OK | Access::EXEC_OK) {
         Ok(()) if there.is_dir() => {
-            diagnosis.good("directory", format!("{root:?} will be made with the first import"));
+            diagnosis.good(
+                "directory",
+                format!("{root:?} will be made with the first login or import"),
+            );
             Directory::Absent
         }
         refused => {
