@@ -365,6 +365,16 @@ async fn at_a_terminal_there_is_a_qr_code_and_the_time_and_ctrl_c_cancels() {
     assert_eq!(code, 130, "{shown}");
     assert!(shown.contains("the login was cancelled; begin it anew"), "{shown}");
     assert_eq!(place.bench.broker.open_logins(), 0);
+    assert_fits(&shown);
+
+    let (code, shown) = place.at_a_terminal(&["logout", "p"], |_| {}).end();
+    assert_eq!(code, 66, "{shown}");
+    assert!(shown.contains("`credbroker token list`"), "{shown}");
+    assert_fits(&shown);
+}
+
+/// Nothing is wider than the terminal, which would break it anywhere.
+fn assert_fits(shown: &str) {
     for line in shown.lines() {
         let wide = line.rsplit('\r').next().unwrap();
         let wide = wide
@@ -458,12 +468,12 @@ async fn logout_removes_and_says_what_became_of_the_token() {
     place
         .ask(&arguments)
         .failed(66)
-        .saying("`credbroker login p --bucket work`");
+        .saying("there is no entry p/work, so there is nothing to log out of: look at `credbroker token list`");
 
     let host = Host::new();
     host.run(&arguments)
         .failed(66)
-        .saying("`credbroker login p --bucket work`");
+        .saying("there is no entry p/work, so there is nothing to log out of: look at `credbroker token list`");
     host.run_with(
         &["token", "import", "p", "--bucket", "work"],
         br#"{"access_token":"a"}"#,

@@ -117,6 +117,18 @@ impl Failure {
         Self::new(NOT_FOUND, message)
     }
 
+    /// With another message if what was asked for is not there.
+    pub(super) fn if_not_found(self, message: &str) -> Self {
+        if self.code == NOT_FOUND {
+            Self {
+                message: message.to_owned(),
+                ..self
+            }
+        } else {
+            self
+        }
+    }
+
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(INTERNAL, message)
     }

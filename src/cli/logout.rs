@@ -13,7 +13,12 @@ pub(super) async fn logout(session: &Session, arguments: LogoutArgs) -> Result<E
         provider: arguments.provider,
         bucket: arguments.bucket,
     };
-    let revocation = session.remove(&key).await?;
+    let revocation = session.remove(&key).await.map_err(|failure| {
+        // What helps who wants a token is no advice to who wants none.
+        failure.if_not_found(&format!(
+            "there is no entry {key}, so there is nothing to log out of: look at `credbroker token list` for those that there are"
+        ))
+    })?;
     let token = match revocation {
         Revocation::Done => "its token is revoked at the provider",
         Revocation::NotSupported => {
