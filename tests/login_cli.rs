@@ -152,6 +152,12 @@ impl Terminal {
         modes.contains(LocalModes::ECHO)
     }
 
+    /// Whether a signal has stopped the program, and none has let it go on.
+    fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.running.pid())).unwrap();
+        stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    }
+
     /// Waits for its end; what was shown, and whether the terminal is as it was.
     #[track_caller]
     fn end(self) -> (i32, String) {
@@ -403,6 +409,25 @@ async fn at_a_terminal_the_code_is_not_shown_and_the_terminal_is_given_back() {
     let (code, shown) = terminal.end();
     assert_eq!(code, 130, "{shown}");
     assert_eq!(place.bench.broker.open_logins(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_gets_the_terminal_back_while_the_login_is_stopped() {
+    let place = Place::of(Flow::PkceRedirect);
+    let mut terminal = place.at_a_terminal(&["login", "p"], |_| {});
+    terminal.wait_for("paste the code; it is not shown");
+    assert!(!terminal.echoes());
+    for _ in 0..2 {
+        terminal.type_("\u{1a}");
+        wait_until("the login stands still", || terminal.is_stopped());
+        assert!(terminal.echoes());
+        terminal.running.signal(Signal::CONT);
+        wait_until("the login goes on", || !terminal.echoes());
+    }
+    terminal.type_(&format!("{GOOD_CODE}\r"));
+    let (code, shown) = terminal.end();
+    assert_eq!(code, 0, "{shown}");
+    assert!(!shown.contains(GOOD_CODE), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

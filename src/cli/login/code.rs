@@ -1,11 +1,20 @@
 //! Reading a code that nobody shall see.
 
-use std::{io, thread};
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+};
 
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
+use rustix::{
+    process::{Signal, getpid, kill_process},
+    termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr},
+};
 use secrecy::SecretString;
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
+
+use crate::cli::signals::Signals;
 
 /// The longest line that is taken: more than any code or redirect URL.
 const LONGEST: usize = 16 * 1024;
@@ -90,10 +99,8 @@ fn text(line: &[u8]) -> Option<SecretString> {
     (!text.is_empty()).then(|| SecretString::from(text))
 }
 
-/// A terminal that shows nothing of what is typed.
-struct Silence {
-    before: Termios,
-}
+/// A terminal that shows nothing of what is typed. The modes it had, until they are given back.
+struct Silence(Arc<Mutex<Option<Termios>>>);
 
 impl Silence {
     /// `None`: standard input is no terminal.
@@ -102,23 +109,55 @@ impl Silence {
             return Ok(None);
         }
         let before = tcgetattr(io::stdin())?;
-        let mut silent = before.clone();
-        // Whole lines are at most 4096 bytes long, and what is over is thrown away.
-        silent
-            .local_modes
-            .remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON);
-        silent.special_codes[SpecialCodeIndex::VMIN] = 1;
-        silent.special_codes[SpecialCodeIndex::VTIME] = 0;
-        // What was typed ahead stays.
-        tcsetattr(io::stdin(), OptionalActions::Now, &silent)?;
-        Ok(Some(Self { before }))
+        silence(&before)?;
+        let modes = Arc::new(Mutex::new(Some(before)));
+        // Where stopping cannot be caught, it still stops.
+        if let Ok(stops) = Signals::catch(&[Signal::TSTP]) {
+            tokio::spawn(stop_and_go(stops, Arc::clone(&modes)));
+        }
+        Ok(Some(Self(modes)))
     }
+}
+
+/// Echo off, and no lines: whole ones are at most 4096 bytes long, and what is over is thrown away.
+fn silence(before: &Termios) -> io::Result<()> {
+    let mut silent = before.clone();
+    silent
+        .local_modes
+        .remove(LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON);
+    silent.special_codes[SpecialCodeIndex::VMIN] = 1;
+    silent.special_codes[SpecialCodeIndex::VTIME] = 0;
+    // What was typed ahead stays.
+    tcsetattr(io::stdin(), OptionalActions::Now, &silent)?;
+    Ok(())
+}
+
+/// Ctrl-Z: the shell gets the terminal as it was, and it is silent again afterwards. Goes on after the code was read,
+/// because a signal that was caught once does nothing by itself any more.
+async fn stop_and_go(mut stops: Signals, modes: Arc<Mutex<Option<Termios>>>) {
+    while stops.next().await.is_some() {
+        // Held while the process stands still, so that nothing is given back twice.
+        let before = lock(&modes);
+        if let Some(before) = &*before {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+        let _ = kill_process(getpid(), Signal::STOP);
+        if let Some(before) = &*before {
+            let _ = silence(before);
+        }
+    }
+}
+
+fn lock(modes: &Mutex<Option<Termios>>) -> MutexGuard<'_, Option<Termios>> {
+    modes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Silence {
     fn drop(&mut self) {
-        // What is left of a paste is not for the shell. If it fails, the terminal is gone.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
+        if let Some(before) = lock(&self.0).take() {
+            // What is left of a paste is not for the shell. If it fails, the terminal is gone.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &before);
+        }
     }
 }
 
