@@ -237,6 +237,7 @@ async fn a_login_that_cannot_be_begun_or_exchanged_says_why() {
 async fn what_may_not_be_opened_is_not_shown() {
     for url in [
         "javascript:alert(1)",
+        "file:///etc/passwd",
         "http://p.example/auth",
         "",
         "https://p.example/\u{1b}[2J",
