@@ -130,6 +130,23 @@ async fn a_token_set_that_waits_long_for_the_lock_is_not_lost() {
     ));
 }
 
+/// PollLogin has no word for a lock: what cannot be written is the store's failure.
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_is_never_free_is_told_as_a_failure_of_the_store() {
+    let house = House::new(&ALL);
+    house.import("alice").await;
+    let box_ = sandbox("box");
+    let session = house.begin(&box_, Flow::BrowserRedirect).await.session;
+    let _guard = house.store.below(&entry()).await;
+    house.desk.redirect(Ok("code")).await;
+    tokio::time::sleep(Duration::from_secs(101)).await;
+    assert_eq!(
+        house.poll(&box_, &session).await,
+        Ok(Polled::Failed(Reason::StoreUnavailable))
+    );
+    assert!(house.desk.revoked().is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_import_during_a_login_keeps_the_account_rule() {
     let house = House::new(&ALL);

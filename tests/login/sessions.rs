@@ -23,6 +23,12 @@ async fn a_login_needs_the_right_to_it_and_a_provider_that_has_the_flow() {
 
     let box_ = with_rights("box", &["*"], &[]);
     let key = credbroker::credential::EntryKey::parse("q", "").unwrap();
+    let refused = house.broker.initiate_login(&reader, &key, None).await.err().unwrap();
+    assert_eq!(
+        refused.reason(),
+        Reason::Unauthorized,
+        "whether there is a provider or not"
+    );
     let unknown = house.broker.initiate_login(&box_, &key, None).await.err().unwrap();
     assert_eq!(unknown.reason(), Reason::ProviderNotFound);
 
@@ -197,6 +203,48 @@ async fn abandoned_sessions_are_swept_within_a_minute_without_being_asked_for() 
     house.begin(&sandbox("box"), Flow::BrowserRedirect).await;
     pass(661).await;
     assert_eq!(house.desk.listening(), 0);
+}
+
+/// Between the end of its time and the next sweep a session is as dead as after it.
+#[tokio::test(start_paused = true)]
+async fn who_answers_after_the_time_is_over_changes_nothing() {
+    for flow in [Flow::BrowserRedirect, Flow::DeviceCode] {
+        let house = House::new(&ALL);
+        let box_ = sandbox("box");
+        // It has the sweeps come at full minutes.
+        let first = house.begin(&box_, Flow::PkceRedirect).await.session;
+        house.cancel(&box_, &first).unwrap();
+        pass(3).await;
+        let session = house.begin(&box_, flow).await.session;
+        pass(598).await;
+        house.desk.polls([Poll::Agreed("alice")]);
+        let asked = house.desk.asked().len();
+        pass(3).await;
+        house.desk.redirect(Ok("code")).await;
+        pass(10).await;
+        assert!(house.token().await.is_none(), "{flow:?}");
+        assert_eq!(house.desk.asked().len(), asked, "{flow:?}");
+        assert!(house.desk.exchanged().is_empty(), "{flow:?}");
+        assert_eq!(house.poll(&box_, &session).await, Err(Reason::SessionExpired));
+    }
+}
+
+/// The session was used up in time; what is on the wire then goes on.
+#[tokio::test(start_paused = true)]
+async fn a_code_that_came_in_time_is_exchanged_to_the_end() {
+    let house = House::new(&ALL);
+    let box_ = sandbox("box");
+    let session = house.begin_closed(&box_).await;
+    pass(595).await;
+    let pasting = house.pasting(&box_, &session, "code");
+    pass(10).await;
+    assert_eq!(
+        house.paste(&box_, &session, "code").await,
+        Err(Reason::SessionAlreadyUsed)
+    );
+    house.desk.open();
+    assert_eq!(pasting.await.unwrap(), Ok(Some("at-login-1".to_owned())));
+    assert!(house.desk.revoked().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,9 @@ use crate::{
     oauth::{LoginProvider, login::Authorization},
 };
 
+/// What an exchange and its save can take, with tries, the entry's lock and slow disks.
+const LONGEST_EXCHANGE: Duration = Duration::from_secs(300);
+
 impl Broker {
     /// Ends a login with what the user pasted; the session is used up by it. `None`: the login is complete, but the policy
     /// does not allow to read the entry.
@@ -112,7 +115,11 @@ impl Broker {
         let session = sessions.find(&caller.principal, id, now);
         let session = named(caller, id, session)?;
         match mem::replace(&mut session.stage, Stage::Exchanging) {
-            Stage::Pasting(authorization, landing) => Ok((session.key.clone(), authorization, landing)),
+            Stage::Pasting(authorization, landing) => {
+                // It is used, and in time. A sweep that came by now would throw the token set away.
+                session.until = session.until.max(now.saturating_add(LONGEST_EXCHANGE));
+                Ok((session.key.clone(), authorization, landing))
+            }
             other => {
                 let exchanging = matches!(other, Stage::Exchanging);
                 session.stage = other;

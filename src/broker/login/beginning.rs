@@ -80,6 +80,7 @@ impl Broker {
             at_host: caller.at_host,
             key: key.clone(),
             fate: Arc::clone(&session.fate),
+            until: session.until,
             replaces,
         };
         session.stage = match prepared {
@@ -162,6 +163,10 @@ impl Broker {
             brought = ear.code(authorization) => brought,
         };
         let sent = self.inner.parts.clock.now();
+        // No sweep has come by yet.
+        if sent.boot >= landing.until {
+            return None;
+        }
         Some(match brought {
             Ok(code) => provider
                 .exchange(authorization, &code)
@@ -182,7 +187,11 @@ impl Broker {
                 session.stage = Stage::Waiting(interval);
             }
         };
-        device::answered(provider, device, &*self.inner.parts.clock, landing.fate.ended(), paced).await
+        let patience = device::Patience {
+            clock: &*self.inner.parts.clock,
+            until: landing.until,
+        };
+        device::answered(provider, device, &patience, landing.fate.ended(), paced).await
     }
 
     /// Sees to it that abandoned sessions do not keep what is in them, also if nobody asks for one again.

@@ -18,11 +18,18 @@ const SLOWER: Duration = Duration::from_secs(5);
 /// The longest pause after answers that said nothing.
 const LONGEST: Duration = Duration::from_secs(60);
 
+/// How long the user is waited for.
+pub(super) struct Patience<'a> {
+    pub(super) clock: &'a dyn Clock,
+    /// When the session's time is over, by boot time.
+    pub(super) until: Duration,
+}
+
 /// Asks until the user has answered. `None`: the session ended first. `paced` is told each new interval.
 pub(super) async fn answered(
     provider: &dyn LoginProvider,
     device: &DeviceAuthorization,
-    clock: &dyn Clock,
+    patience: &Patience<'_>,
     ended: impl Future<Output = ()>,
     paced: impl Fn(Duration),
 ) -> Option<Outcome> {
@@ -44,7 +51,11 @@ pub(super) async fn answered(
             () = &mut ended => return None,
             () = sleep(pause) => {}
         }
-        let sent = clock.now();
+        let sent = patience.clock.now();
+        // No sweep has come by yet.
+        if sent.boot >= patience.until {
+            return None;
+        }
         // Never cut off: the answer may be the token set.
         match provider.poll_device(device).await {
             DevicePoll::Answered(answer) => return Some(Ok((answer, sent))),

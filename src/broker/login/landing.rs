@@ -8,7 +8,7 @@ use crate::{
     clock::Now,
     credential::{EntryKey, TokenAnswer, TokenSet},
     oauth::login::LoginTrouble,
-    store::{OverCorrupt, StoreError, StoredTokens},
+    store::{Operation, OverCorrupt, StoreError, StoredTokens},
 };
 
 /// How long a token set waits for the entry's lock: longer than a flight keeps it, because the user would have to log in
@@ -26,6 +26,8 @@ pub(super) struct Landing {
     pub(super) at_host: bool,
     pub(super) key: EntryKey,
     pub(super) fate: Arc<Fate>,
+    /// When the session's time is over, by boot time.
+    pub(super) until: Duration,
     /// There was an entry when it began.
     pub(super) replaces: bool,
 }
@@ -113,7 +115,16 @@ impl Broker {
             error: why.of(&landing.key),
             unwanted,
         };
-        let mut writing = self.inner.coordinator.change(&landing.key, LOCK_WAIT).await?;
+        let changing = self.inner.coordinator.change(&landing.key, LOCK_WAIT).await;
+        let mut writing = changing.map_err(|error| match error {
+            // Nobody is told to try again, because the code is spent. To PollLogin it is a failure of the store.
+            StoreError::Busy { ref what, .. } => StoreError::Unavailable {
+                operation: Operation::Lock,
+                what: what.clone(),
+                cause: Arc::new(error),
+            },
+            error => error,
+        })?;
         let stored = match writing.read().await {
             // Whose it was cannot be read.
             Err(StoreError::Corrupt { .. }) if landing.at_host => None,
