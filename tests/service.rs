@@ -44,7 +44,7 @@ use support::{
     Bench, Host, bearer, channel, control_socket, control_stub, eventually,
     fake::{self, Change, Fault},
     health_stub, import, key,
-    login_fake::Login,
+    login_fake::{GOOD_CODE, Login},
     name, reading, soon, stub,
     wire::{Failure, Wire, frame},
     with_capability,
@@ -849,6 +849,65 @@ async fn status_counts_the_logins_that_are_open() {
     assert_eq!(open().await, 2);
     bench.broker.cancel_login(&Caller::host(), &sessions[0]).unwrap();
     assert_eq!(open().await, 1);
+}
+
+#[tokio::test]
+async fn the_record_of_a_login_names_its_session_by_eight_characters() {
+    let login = Login::with(&[Flow::PkceRedirect]);
+    let bench = Bench::with_logins(&fake::Store::new(), Policy::host(), login.parts());
+    let mut stub = stub(&bench.socket()).await;
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        let request = proto::InitiateLoginRequest {
+            provider: "p".into(),
+            ..Default::default()
+        };
+        let begun = stub.initiate_login(request).await.unwrap();
+        sessions.push(begun.into_inner().session_id);
+    }
+    let poll = |session_id: &str| proto::PollLoginRequest {
+        session_id: session_id.into(),
+    };
+    let unknown = "00112233445566778899aabbccddeeff";
+    stub.poll_login(poll(&sessions[0])).await.unwrap_err();
+    stub.poll_login(poll(unknown)).await.unwrap_err();
+    stub.poll_login(poll("no session")).await.unwrap_err();
+    let code = proto::ExchangeCodeRequest {
+        session_id: sessions[0].clone(),
+        code: GOOD_CODE.into(),
+    };
+    stub.exchange_code(code).await.unwrap();
+    let cancel = proto::CancelLoginRequest {
+        session_id: sessions[1].clone(),
+    };
+    stub.cancel_login(cancel).await.unwrap();
+    let audit = bench.stop().await;
+    let lines: Vec<_> = audit
+        .iter()
+        .map(|line| {
+            let field = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            [
+                field("operation"),
+                field("provider"),
+                field("bucket"),
+                field("session"),
+                field("reason"),
+            ]
+        })
+        .collect();
+    let (one, two) = (&sessions[0][..8], &sessions[1][..8]);
+    assert_eq!(
+        lines,
+        [
+            ["InitiateLogin", "p", "default", one, ""],
+            ["InitiateLogin", "p", "default", two, ""],
+            ["PollLogin", "p", "default", one, "INVALID_REQUEST"],
+            ["PollLogin", "", "", &unknown[..8], "SESSION_NOT_FOUND"],
+            ["PollLogin", "", "", "", "INVALID_REQUEST"],
+            ["ExchangeCode", "p", "default", one, ""],
+            ["CancelLogin", "p", "default", two, ""],
+        ]
+    );
 }
 
 #[tokio::test]

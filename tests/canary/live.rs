@@ -312,7 +312,7 @@ fn break_the_protocol(socket: &Path) {
 }
 
 /// Every file and name below a directory.
-fn everything_below(directory: &Path, skip: &[&Path]) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn everything_below(directory: &Path, skip: &[&Path]) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

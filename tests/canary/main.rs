@@ -11,6 +11,7 @@
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod command;
 mod live;
+mod logins;
 mod panics;
 mod scanner;
 #[path = "../support/wire.rs"]

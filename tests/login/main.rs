@@ -23,3 +23,5 @@ mod desk;
 #[expect(dead_code, reason = "every test binary uses its own part of this")]
 #[path = "../support/fake.rs"]
 mod fake;
+#[path = "../support/log.rs"]
+mod log;

@@ -133,6 +133,7 @@ async fn a_token_set_that_waits_long_for_the_lock_is_not_lost() {
 /// PollLogin has no word for a lock: what cannot be written is the store's failure.
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_is_never_free_is_told_as_a_failure_of_the_store() {
+    let log = crate::log::Log::of_warnings();
     let house = House::new(&ALL);
     house.import("alice").await;
     let box_ = sandbox("box");
@@ -145,6 +146,8 @@ async fn a_lock_that_is_never_free_is_told_as_a_failure_of_the_store() {
         Ok(Polled::Failed(Reason::StoreUnavailable))
     );
     assert!(house.desk.revoked().is_empty());
+    // The answer sends people to the log.
+    assert_eq!(log.lines("p/default", "is busy").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! What becomes of a token set that a login brought: it replaces the entry, under the entry's lock, or is revoked.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use super::{Notice, SessionId, session::Fate};
 use crate::{
@@ -95,7 +95,12 @@ impl Broker {
                         },
                     );
                 } else {
-                    tracing::warn!(session = landing.id.shown(), entry = %landing.key, %error, "a login was not stored");
+                    // What a caller may read of a store's failure sends people to the log for the rest of it.
+                    let cause: &dyn Display = match &error {
+                        Error::Store(cause) => cause,
+                        error => error,
+                    };
+                    tracing::warn!(session = landing.id.shown(), entry = %landing.key, error = %cause, "a login was not stored");
                 }
                 Err(error)
             }
