@@ -143,7 +143,7 @@ pub enum DevicePoll {
     Pending,
     /// The same, and the pace is too fast: 5 s more from now on (RFC 8628 section 3.5).
     SlowDown,
-    /// Nothing was written, or the provider did not process it: it can be asked again, later than usual.
+    /// The network lost it, or the provider did not process it: it can be asked again, later than usual.
     NotProcessed {
         /// What was seen.
         seen: Seen,

@@ -93,15 +93,12 @@ async fn what_was_written_is_never_sent_again() {
 }
 
 #[tokio::test]
-async fn a_poll_that_was_not_written_is_the_callers_to_repeat_and_a_lost_one_is_the_end() {
+async fn a_poll_that_the_network_lost_is_the_callers_to_repeat() {
     let server = Server::start(vec![Script::AnswerAndClose(answer("200 OK", "", BEGUN)), Script::Reset]);
     let mut settings = login_settings(&server.url());
     let device = built(settings, LIMITS).authorize_device().await.unwrap();
     let lost = provider(&server.url()).poll_device(&device).await;
-    assert!(
-        matches!(lost, DevicePoll::Ended(LoginTrouble::Unavailable(_))),
-        "{lost:?}"
-    );
+    assert!(matches!(lost, DevicePoll::NotProcessed { .. }), "{lost:?}");
     assert_eq!(server.accepted(), 2);
     settings = login_settings("http://127.0.0.1:1/token");
     let began = Instant::now();

@@ -198,9 +198,13 @@ impl HttpProvider {
                     retry_after: None,
                 });
             }
-            // If the user had agreed, the token set was in what was lost.
+            // RFC 8628 section 3.5 has a client ask again, later. If the token set was in what was lost, the provider will
+            // say that the device code is spent, and the login is no worse off.
             Err(NoAnswer::Lost(seen)) => {
-                return Ok(DevicePoll::Ended(LoginTrouble::Unavailable(Seen(seen.to_owned()))));
+                return Ok(DevicePoll::NotProcessed {
+                    seen: Seen(seen.to_owned()),
+                    retry_after: None,
+                });
             }
         };
         let (rules, now) = (self.poll_rules(), self.clock.now());
