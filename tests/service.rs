@@ -911,6 +911,28 @@ async fn the_record_of_a_login_names_its_session_by_eight_characters() {
 }
 
 #[tokio::test]
+async fn what_is_too_long_for_a_code_does_not_use_the_session_up() {
+    let login = Login::with(&[Flow::PkceRedirect]);
+    let bench = Bench::with_logins(&fake::Store::new(), Policy::host(), login.parts());
+    let mut stub = stub(&bench.socket()).await;
+    let request = proto::InitiateLoginRequest {
+        provider: "p".into(),
+        ..Default::default()
+    };
+    let session_id = stub.initiate_login(request).await.unwrap().into_inner().session_id;
+    let code = |code: &str| proto::ExchangeCodeRequest {
+        session_id: session_id.clone(),
+        code: code.into(),
+    };
+    for bad in ["", " \n", &"c".repeat(8193)] {
+        let failure = Failure::of(stub.exchange_code(code(bad)).await);
+        assert_eq!(failure.reason(), Some(Reason::InvalidRequest));
+        assert_eq!(failure.field(), "code");
+    }
+    stub.exchange_code(code(GOOD_CODE)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_page_of_entries_with_the_longest_subjects_fits_an_answer() {
     let host = Host::new();
     let subject = "\u{1f600}".repeat(255);

@@ -338,6 +338,16 @@ mod tests {
     }
 
     #[test]
+    fn a_login_that_failed_says_why_and_what_to_do() {
+        let failed = standing(Standing::Failed(Error::SessionExpired));
+        assert_eq!(failed.status(), proto::LoginStatus::Error);
+        assert!(failed.token.is_none() && failed.poll_interval.is_none());
+        let error = failed.error.unwrap();
+        assert_eq!(error.reason, "SESSION_EXPIRED");
+        assert_eq!(error.message, Error::SessionExpired.to_string());
+    }
+
+    #[test]
     fn a_page_token_belongs_to_its_list() {
         let request = |list: &List<'_>, size, token: &str| page_request::<Name>(list, size, token);
         let (a, b): (Name, Name) = ("a".parse().unwrap(), "b".parse().unwrap());

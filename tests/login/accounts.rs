@@ -1,6 +1,15 @@
 //! Whose account it is: a sandbox renews a login, and never swaps the account under an entry.
 
-use credbroker::{broker::Caller, oauth::Flow, reason::Reason};
+use std::time::Duration;
+
+use credbroker::{
+    broker::{
+        Caller,
+        login::{Notice, Shown},
+    },
+    oauth::Flow,
+    reason::Reason,
+};
 
 use crate::{
     desk::STATE,
@@ -166,4 +175,43 @@ async fn what_the_disk_refuses_is_told_and_not_revoked() {
         assert_eq!(house.token().await.as_deref(), Some("at-0"));
     }
     assert!(house.desk.revoked().is_empty());
+}
+
+/// A provider writes to no terminal but through this.
+#[test]
+fn what_a_provider_says_reaches_the_terminal_without_its_control_characters() {
+    let (key, evil) = (crate::house::entry(), "x\u{1b}[2J\u{202e}\ny".to_owned());
+    let shown = [
+        Shown::Paste { auth_url: evil.clone() },
+        Shown::Browser {
+            auth_url: evil.clone(),
+            interval: Duration::ZERO,
+        },
+        Shown::Device {
+            verification_url: evil.clone(),
+            verification_url_complete: None,
+            user_code: evil.clone(),
+            interval: Duration::ZERO,
+        },
+    ];
+    let done = Notice::Done {
+        principal: "box",
+        key: &key,
+        subject: Some(&evil),
+    };
+    let begun = shown.iter().map(|shown| {
+        Notice::Begun {
+            principal: "box",
+            key: &key,
+            shown,
+        }
+        .to_string()
+    });
+    for text in begun.chain([done.to_string()]) {
+        assert!(text.contains(r"x\u{1b}[2J\u{202e}\ny"), "{text}");
+        assert!(
+            !text.contains(['\u{1b}', '\u{202e}']) && !text.contains("\ny"),
+            "{text}"
+        );
+    }
 }
