@@ -162,6 +162,14 @@ pub enum Error {
     /// The login has ended.
     #[error("the login has ended, and what came of it was told before or is not wanted: begin it anew if it is needed")]
     SessionAlreadyUsed,
+    /// The provider's configuration lacks what this way to log in needs.
+    #[error("[providers.{}] of the host's config.toml cannot log in this way: {lack}", .key.provider)]
+    LoginUnconfigured {
+        /// The entry.
+        key: EntryKey,
+        /// Which key, and what it should say.
+        lack: String,
+    },
     /// A login failed.
     #[error("the login to {key} failed: {why}")]
     LoginFailed {
@@ -260,6 +268,7 @@ impl Error {
             Self::SessionNotFound => Reason::SessionNotFound,
             Self::SessionExpired => Reason::SessionExpired,
             Self::SessionAlreadyUsed => Reason::SessionAlreadyUsed,
+            Self::LoginUnconfigured { .. } => Reason::ProviderNotFound,
             Self::LoginFailed { why, .. } => why.reason(),
             Self::ShuttingDown => Reason::ShuttingDown,
             Self::DeadlineExceeded { .. } | Self::RequestTooSlow { .. } => Reason::DeadlineExceeded,
@@ -304,6 +313,7 @@ impl Error {
             | Self::ProviderRejected { key, .. }
             | Self::ProviderUnavailable { key, .. }
             | Self::RefreshedRecently { key, .. }
+            | Self::LoginUnconfigured { key, .. }
             | Self::LoginFailed { key, .. } => entry(key),
             Self::NoKey(name) | Self::UnauthorizedKey(name) => vec![("name", name.to_string())],
             Self::InvalidRequest { field, .. } => vec![("field", (*field).to_owned())],
@@ -444,7 +454,7 @@ impl From<LoginTrouble> for LoginFailure {
             LoginTrouble::Expired => Self::Expired,
             LoginTrouble::NotOurs(_) => Self::NotOurs,
             LoginTrouble::Refused(_) => Self::Refused,
-            LoginTrouble::Rejected(_) => Self::Rejected,
+            LoginTrouble::Rejected(_) | LoginTrouble::Unconfigured(_) => Self::Rejected,
             LoginTrouble::Unavailable(_) => Self::Unavailable,
             LoginTrouble::CannotListen(_) => Self::CannotListen,
         }

@@ -197,7 +197,14 @@ pub(super) fn judge(answer: &Answer, settings: &LoginSettings, rules: &OutcomeRu
         Outcome::NotProcessed { seen, retry_after } => DevicePoll::NotProcessed { seen, retry_after },
         Outcome::Refused(seen) => DevicePoll::Ended(LoginTrouble::Refused(seen)),
         Outcome::Rejected(seen) => DevicePoll::Ended(LoginTrouble::Rejected(seen)),
-        // The codes may be spent.
+        // As with an answer that the network lost, nobody knows more than before.
+        Outcome::Ambiguous(seen) if answer.status.is_server_error() || answer.status == StatusCode::REQUEST_TIMEOUT => {
+            DevicePoll::NotProcessed {
+                seen,
+                retry_after: None,
+            }
+        }
+        // Not an answer of this protocol.
         Outcome::Ambiguous(seen) => DevicePoll::Ended(LoginTrouble::Unavailable(seen)),
     }
 }

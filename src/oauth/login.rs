@@ -167,6 +167,9 @@ pub enum LoginTrouble {
     Refused(Seen),
     /// The provider did not like the client or the request.
     Rejected(Seen),
+    /// The configuration lacks something for this way to log in, so nothing was asked. The text is our own, for whoever
+    /// configures it.
+    Unconfigured(String),
     /// The provider could not be asked, or gave no usable answer.
     Unavailable(Seen),
     /// No port of this host can be listened on; which ones were tried.
@@ -181,6 +184,7 @@ impl fmt::Display for LoginTrouble {
             Self::NotOurs(what) => write!(f, "the answer does not belong to this login: {what}"),
             Self::Refused(seen) => write!(f, "the provider refused: {seen}"),
             Self::Rejected(seen) => write!(f, "the provider rejected the client or the request: {seen}"),
+            Self::Unconfigured(lack) => f.write_str(lack),
             Self::Unavailable(seen) => write!(f, "the provider gave no answer that is of use: {seen}"),
             Self::CannotListen(tried) => write!(f, "no port of this host can be listened on: {tried}"),
         }

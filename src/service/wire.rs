@@ -116,7 +116,7 @@ pub(super) fn revision(text: &str) -> Result<Option<Revision>, Error> {
 }
 
 /// The longest text that a user may paste, in bytes.
-const MAX_PASTED: usize = 8 * 1024;
+const MAX_PASTED: usize = 4 * 1024;
 
 /// The flow that is asked for; `None`: the host's configuration decides.
 pub(super) fn flow(wire: i32) -> Result<Option<Flow>, Error> {
@@ -141,6 +141,7 @@ pub(super) fn session(text: &str) -> Result<SessionId, Error> {
     })
 }
 
+/// What the user pasted, without the space around it. What cannot be a code ends here, and costs no session.
 pub(super) fn code(pasted: String) -> Result<SecretString, Error> {
     let pasted = SecretString::from(pasted);
     let text = pasted.expose_secret().trim();
@@ -150,10 +151,10 @@ pub(super) fn code(pasted: String) -> Result<SecretString, Error> {
     if text.len() > MAX_PASTED {
         return Err(invalid(
             "code",
-            "it is longer than 8192 bytes: send what the user pasted, and nothing else",
+            "it is longer than 4096 bytes: send what the user pasted, and nothing else",
         ));
     }
-    Ok(pasted)
+    Ok(SecretString::from(text))
 }
 
 pub(super) fn begun(begun: Begun) -> proto::InitiateLoginResponse {

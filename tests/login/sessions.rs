@@ -60,6 +60,22 @@ async fn a_provider_that_cannot_be_asked_leaves_no_session_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_configuration_lacks_is_named() {
+    let house = House::new(&ALL);
+    house
+        .desk
+        .lacks("browser_redirect needs authorization_endpoint: set it");
+    let failed = begin(&house.broker, &sandbox("box"), None).await.err().unwrap();
+    assert_eq!(failed.reason(), Reason::ProviderNotFound);
+    assert_eq!(
+        failed.to_string(),
+        "[providers.p] of the host's config.toml cannot log in this way: browser_redirect needs \
+         authorization_endpoint: set it"
+    );
+    assert_eq!(house.broker.open_logins(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_begins_waits_fifteen_seconds_for_the_provider() {
     let house = House::new(&ALL);
     house.desk.close();
@@ -137,13 +153,16 @@ async fn a_sandbox_has_sixteen_sessions_and_takes_none_from_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ten_thousand_sessions_are_bounded() {
+async fn ten_thousand_sessions_are_remembered_and_more_are_bounded() {
     let house = House::new(&ALL);
     let box_ = sandbox("box");
     let first = house.begin(&box_, Flow::PkceRedirect).await.session;
     let mut last = first.clone();
     house.cancel(&box_, &first).unwrap();
-    for _ in 0..10_000 {
+    for count in 0..20_000 {
+        if count == 10_000 {
+            assert_eq!(house.cancel(&box_, &first), Err(Reason::SessionAlreadyUsed));
+        }
         last = house.begin(&box_, Flow::PkceRedirect).await.session;
         house.cancel(&box_, &last).unwrap();
     }

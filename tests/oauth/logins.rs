@@ -128,7 +128,7 @@ async fn without_its_client_secret_no_code_is_sent() {
 async fn a_login_that_lacks_something_says_what_and_asks_nobody() {
     let bare = built(settings("http://127.0.0.1:1/token"), LIMITS);
     let said = |trouble: Option<LoginTrouble>| match trouble {
-        Some(LoginTrouble::Rejected(seen)) => seen.0,
+        Some(LoginTrouble::Unconfigured(lack)) => lack,
         other => panic!("{other:?}"),
     };
     for (found, want) in [

@@ -329,6 +329,7 @@ impl Player {
             LoginTrouble::NotOurs(what) => ("not ours", *what),
             LoginTrouble::Refused(seen) => ("refused", &*seen.0),
             LoginTrouble::Rejected(seen) => ("rejected", &*seen.0),
+            LoginTrouble::Unconfigured(lack) => ("unconfigured", &**lack),
             LoginTrouble::Unavailable(seen) => ("unavailable", &*seen.0),
             LoginTrouble::CannotListen(tried) => ("cannot listen", &**tried),
         };

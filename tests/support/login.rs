@@ -61,6 +61,7 @@ struct Script {
     exchange: Result<&'static str, LoginTrouble>,
     cannot_listen: bool,
     unavailable: bool,
+    lacks: Option<&'static str>,
     unsendable: bool,
     refused: bool,
     asked: Vec<Instant>,
@@ -79,6 +80,7 @@ impl Desk {
                 exchange: Ok("alice"),
                 cannot_listen: false,
                 unavailable: false,
+                lacks: None,
                 unsendable: false,
                 refused: false,
                 asked: Vec::new(),
@@ -126,6 +128,11 @@ impl Desk {
     /// Refresh tokens are refused, or good again.
     pub(crate) fn refuses_refreshes(&self, refused: bool) {
         self.script().refused = refused;
+    }
+
+    /// The configuration lacks this.
+    pub(crate) fn lacks(&self, lack: &'static str) {
+        self.script().lacks = Some(lack);
     }
 
     /// From now on nothing is answered.
@@ -187,6 +194,9 @@ impl Desk {
     }
 
     fn refuse(&self) -> Result<(), LoginTrouble> {
+        if let Some(lack) = self.script().lacks {
+            return Err(LoginTrouble::Unconfigured(lack.to_owned()));
+        }
         if self.script().unavailable {
             return Err(LoginTrouble::Unavailable(credbroker::oauth::Seen(
                 "HTTP 502".to_owned(),

@@ -253,6 +253,9 @@ impl Prepared {
 
 async fn prepare(provider: &dyn LoginProvider, key: &EntryKey, wanted: Option<Flow>) -> Result<Prepared, Error> {
     let failed = |trouble: LoginTrouble| {
+        if let LoginTrouble::Unconfigured(lack) = trouble {
+            return Error::LoginUnconfigured { key: key.clone(), lack };
+        }
         tracing::warn!(entry = %key, %trouble, "a login could not be begun");
         LoginFailure::from(trouble).of(key)
     };

@@ -13,28 +13,25 @@ use crate::{broker::Error, credential::EntryKey};
 pub(super) const MOST_OPEN: usize = 16;
 /// How long it is remembered that a session ended, by its id alone.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// How many of them are remembered for one sandbox. Who makes more is told that the oldest are unknown.
-const MOST_REMEMBERED: usize = 1024;
+/// How many of them are remembered for one sandbox: what one connection can begin and end in that time at the default rate,
+/// in some 2 MiB. Who makes more is told that the oldest are unknown.
+const MOST_REMEMBERED: usize = 18_000;
 
 /// All sessions, by the sandbox that began them: what one asks for is looked up among its own only, so another's cannot be
 /// told from one that never was.
 #[derive(Default)]
 pub(super) struct Sessions {
     principals: HashMap<Arc<str>, Own>,
+    /// The broker stops: no session begins any more.
+    interrupted: bool,
 }
 
 #[derive(Default)]
 struct Own {
     open: HashMap<SessionId, Session>,
-    /// The oldest first.
-    ended: VecDeque<Ended>,
-}
-
-struct Ended {
-    id: SessionId,
-    how: How,
-    /// By boot time.
-    forgotten: Duration,
+    ended: HashMap<SessionId, How>,
+    /// When each of those is forgotten, by boot time; the oldest first.
+    forgotten: VecDeque<(Duration, SessionId)>,
 }
 
 #[derive(Clone, Copy)]
@@ -47,7 +44,7 @@ impl Sessions {
     /// Makes room for one more.
     ///
     /// # Errors
-    /// [`Error::TooManySessions`].
+    /// [`Error::TooManySessions`], [`Error::ShuttingDown`].
     pub(super) fn open(
         &mut self,
         principal: &Arc<str>,
@@ -55,6 +52,9 @@ impl Sessions {
         now: Duration,
         lifetime: Duration,
     ) -> Result<SessionId, Error> {
+        if self.interrupted {
+            return Err(Error::ShuttingDown);
+        }
         self.sweep(now);
         let own = self.principals.entry(Arc::clone(principal)).or_default();
         if own.open.len() >= MOST_OPEN {
@@ -85,8 +85,8 @@ impl Sessions {
     pub(super) fn find(&mut self, principal: &Arc<str>, id: &SessionId, now: Duration) -> Result<&mut Session, Error> {
         self.sweep(now);
         let own = self.principals.get_mut(principal).ok_or(Error::SessionNotFound)?;
-        if let Some(ended) = own.ended.iter().find(|ended| ended.id == *id) {
-            return Err(match ended.how {
+        if let Some(how) = own.ended.get(id) {
+            return Err(match how {
                 How::Expired => Error::SessionExpired,
                 How::Used => Error::SessionAlreadyUsed,
             });
@@ -120,7 +120,8 @@ impl Sessions {
     }
 
     /// Ends every session that waits for a user. A code that is being exchanged goes on.
-    pub(super) fn interrupt(&self) {
+    pub(super) fn interrupt(&mut self) {
+        self.interrupted = true;
         for own in self.principals.values() {
             for session in own.open.values() {
                 session.fate.interrupt();
@@ -143,8 +144,8 @@ impl Sessions {
                 }
                 own.remember(id, How::Expired, now);
             }
-            while own.ended.front().is_some_and(|ended| ended.forgotten <= now) {
-                own.ended.pop_front();
+            while own.forgotten.front().is_some_and(|(at, _)| *at <= now) {
+                own.forget_oldest();
             }
             !own.open.is_empty() || !own.ended.is_empty()
         });
@@ -162,13 +163,16 @@ impl Sessions {
 
 impl Own {
     fn remember(&mut self, id: SessionId, how: How, now: Duration) {
-        if self.ended.len() >= MOST_REMEMBERED {
-            self.ended.pop_front();
+        if self.forgotten.len() >= MOST_REMEMBERED {
+            self.forget_oldest();
         }
-        self.ended.push_back(Ended {
-            id,
-            how,
-            forgotten: now.saturating_add(REMEMBERED),
-        });
+        self.forgotten.push_back((now.saturating_add(REMEMBERED), id.clone()));
+        self.ended.insert(id, how);
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, id)) = self.forgotten.pop_front() {
+            self.ended.remove(&id);
+        }
     }
 }

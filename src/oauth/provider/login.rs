@@ -84,7 +84,7 @@ impl HttpProvider {
         }
         match self.settings.login.lack(flow, known) {
             None => Ok(()),
-            Some(lack) => Err(LoginTrouble::Rejected(Seen(lack))),
+            Some(lack) => Err(LoginTrouble::Unconfigured(lack)),
         }
     }
 
@@ -247,7 +247,7 @@ impl LoginProvider for HttpProvider {
             None => None,
         };
         match lack {
-            Some(lack) => Err(LoginTrouble::Rejected(Seen(lack))),
+            Some(lack) => Err(LoginTrouble::Unconfigured(lack)),
             None => Ok(possible),
         }
     }
