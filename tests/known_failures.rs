@@ -1,7 +1,10 @@
 //! What went wrong in other credential brokers, proxies and agents, and must not here: one test a failure, named after
 //! what it protects. Where a failure is a row of the error table or a promise of one call, its test is in `errors.rs`
 //! (peer checks, texts of stores that reach the caller) or `service.rs` (health that always says OK). What an answer of a
-//! provider is taken for (text that is searched, redirects that are followed) is in `oauth/outcomes.rs`.
+//! provider is taken for (text that is searched, redirects that are followed) is in `oauth/outcomes.rs`. Those of refreshes
+//! are in `refresh/` and `scheduler/`. Those of logins are in `login/` (polls that wait for the provider, outcomes that are
+//! told twice, sessions that nobody comes back to) and `providers/` (flows that are declared and not implemented, answers
+//! without a user code, seconds taken for milliseconds).
 
 #![allow(
     clippy::unwrap_used,

@@ -54,3 +54,35 @@ async fn a_host_that_cannot_listen_goes_on_with_a_device_code_and_says_so() {
     assert!(error.to_string().contains("choose another flow"), "{error}");
     assert_eq!(house.broker.open_logins(), 0);
 }
+
+/// Two polls once raced past the mark that says "used".
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_outcome_is_told_to_one_of_those_who_ask_at_once() {
+    let house = std::sync::Arc::new(House::new(&ALL));
+    let box_ = sandbox("box");
+    for _ in 0..50 {
+        let session = house.begin(&box_, Flow::BrowserRedirect).await.session;
+        assert!(house.desk.redirect(Ok("code")).await);
+        let asking: Vec<_> = (0..8)
+            .map(|_| {
+                let (house, box_, session) = (std::sync::Arc::clone(&house), box_.clone(), session.clone());
+                tokio::spawn(async move {
+                    loop {
+                        match house.poll(&box_, &session).await {
+                            Ok(Polled::Pending(_)) => tokio::task::yield_now().await,
+                            told => return told,
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut told = 0;
+        for asking in asking {
+            match asking.await.unwrap() {
+                Ok(Polled::Complete(Some(_))) => told += 1,
+                other => assert_eq!(other, Err(Reason::SessionAlreadyUsed)),
+            }
+        }
+        assert_eq!(told, 1);
+    }
+}
