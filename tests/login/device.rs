@@ -144,3 +144,22 @@ async fn the_shorter_of_the_two_times_is_shown() {
         assert_eq!(left.as_secs(), want);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_panics_ends_the_login_and_nothing_else() {
+    let house = House::new(&ALL);
+    house.desk.polls([Poll::Panic]);
+    let box_ = sandbox("box");
+    let session = house.begin(&box_, Flow::DeviceCode).await.session;
+    pass(6).await;
+    assert_eq!(
+        house.poll(&box_, &session).await,
+        Ok(Polled::Failed(Reason::InternalError))
+    );
+    house.desk.polls([Poll::Agreed("alice")]);
+    let session = house.begin(&box_, Flow::DeviceCode).await.session;
+    assert!(matches!(
+        house.outcome(&box_, &session).await,
+        Polled::Complete(Some(_))
+    ));
+}

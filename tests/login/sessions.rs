@@ -217,6 +217,12 @@ async fn abandoned_sessions_are_swept_within_a_minute_without_being_asked_for() 
     let asked = house.desk.asked().len();
     pass(60).await;
     assert_eq!(house.desk.asked().len(), asked);
+    // Nobody listens for longer than the user has, whenever the next sweep is.
+    house.begin(&sandbox("box"), Flow::PkceRedirect).await;
+    pass(30).await;
+    house.begin(&sandbox("box"), Flow::BrowserRedirect).await;
+    pass(601).await;
+    assert_eq!(house.desk.listening(), 0);
     // And the sweeper goes to work again for the next one.
     pass(3600).await;
     house.begin(&sandbox("box"), Flow::BrowserRedirect).await;

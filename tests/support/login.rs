@@ -40,6 +40,7 @@ pub(crate) enum Poll {
     /// The user agreed: whose account it is.
     Agreed(&'static str),
     Ended(LoginTrouble),
+    Panic,
 }
 
 /// The provider, at every one of its desks.
@@ -288,6 +289,7 @@ impl LoginProvider for Desk {
             },
             Poll::Agreed(subject) => DevicePoll::Answered(self.answer(subject)),
             Poll::Ended(trouble) => DevicePoll::Ended(trouble),
+            Poll::Panic => panic!("a provider that panics"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How a login begins: what the user is shown, and the task that waits for them.
 
 use std::{
+    mem,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -136,17 +137,20 @@ impl Broker {
     where
         F: Future<Output = Option<Outcome>> + Send + 'static,
     {
-        let (broker, landing) = (self.clone(), Arc::new(landing));
+        let landing = Arc::new(landing);
         let outcome = login(self.clone(), Arc::clone(&landing));
+        let end = End {
+            broker: self.clone(),
+            landing,
+            result: Err(Error::Internal("the task of a login died".into())),
+        };
         let task = async move {
             // `None`: the session ended first.
             let result = match outcome.await {
-                Some(outcome) => broker.land(&landing, outcome).await,
-                None => Err(LoginFailure::Withdrawn.of(&landing.key)),
+                Some(outcome) => end.broker.land(&end.landing, outcome).await,
+                None => Err(LoginFailure::Withdrawn.of(&end.landing.key)),
             };
-            if let Some(session) = broker.inner.logins.sessions().of_task(&landing.principal, &landing.id) {
-                session.stage = Stage::Over(result);
-            }
+            end.with(result);
         };
         self.inner.logins.tasks.spawn(task.in_current_span());
     }
@@ -158,8 +162,11 @@ impl Broker {
         ear: Box<dyn Listening>,
         landing: &Landing,
     ) -> Option<Outcome> {
+        let left = landing.until.saturating_sub(self.inner.parts.clock.now().boot);
         let brought = tokio::select! {
             () = landing.fate.ended() => return None,
+            // Nobody listens for longer than the user has.
+            () = sleep(left) => return None,
             brought = ear.code(authorization) => brought,
         };
         let sent = self.inner.parts.clock.now();
@@ -214,6 +221,28 @@ impl Broker {
                 }
             }
         });
+    }
+}
+
+/// The end of a login's task, also if a provider panics in it: the session is told.
+struct End {
+    broker: Broker,
+    landing: Arc<Landing>,
+    result: Result<(), Error>,
+}
+
+impl End {
+    fn with(mut self, result: Result<(), Error>) {
+        self.result = result;
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let Landing { principal, id, .. } = &*self.landing;
+        if let Some(session) = self.broker.inner.logins.sessions().of_task(principal, id) {
+            session.stage = Stage::Over(mem::replace(&mut self.result, Ok(())));
+        }
     }
 }
 
