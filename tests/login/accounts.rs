@@ -85,9 +85,7 @@ async fn an_unwanted_token_is_revoked_only_if_it_is_surely_of_another_account() 
     // A login that is given up may be of the account whose entry stays.
     let house = House::new(&ALL);
     house.import("alice").await;
-    let session = house.begin_closed(&box_).await;
-    let pasting = house.pasting(&box_, &session, "code");
-    settle().await;
+    let (session, pasting) = house.exchanging(&box_).await;
     house.cancel(&box_, &session).unwrap();
     house.desk.open();
     assert_eq!(pasting.await.unwrap(), Err(Reason::ExchangeFailed));

@@ -2,7 +2,7 @@
 
 use credbroker::reason::Reason;
 
-use crate::house::{ALL, House, begin, pass, sandbox, settle};
+use crate::house::{ALL, House, begin, pass, sandbox};
 
 #[tokio::test(start_paused = true)]
 async fn a_broker_that_stops_ends_every_login_that_waits_for_a_user() {
@@ -31,9 +31,7 @@ async fn a_broker_that_stops_ends_every_login_that_waits_for_a_user() {
 async fn an_exchange_on_the_wire_is_awaited_and_stored() {
     let house = House::new(&ALL);
     let box_ = sandbox("box");
-    let session = house.begin_closed(&box_).await;
-    let pasting = house.pasting(&box_, &session, "code");
-    settle().await;
+    let (_session, pasting) = house.exchanging(&box_).await;
     let broker = house.broker.clone();
     let stopping = tokio::spawn(async move { broker.shutdown().await });
     pass(10).await;
@@ -48,9 +46,7 @@ async fn an_exchange_on_the_wire_is_awaited_and_stored() {
 async fn one_that_never_ends_is_not_awaited_for_ever() {
     let house = House::new(&ALL);
     let box_ = sandbox("box");
-    let session = house.begin_closed(&box_).await;
-    let _pasting = house.pasting(&box_, &session, "code");
-    settle().await;
+    let (_session, _pasting) = house.exchanging(&box_).await;
     let began = tokio::time::Instant::now();
     house.broker.shutdown().await;
     assert_eq!(began.elapsed().as_secs(), 20);

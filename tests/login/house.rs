@@ -73,6 +73,26 @@ impl House {
         session
     }
 
+    /// A login whose code was pasted and is being exchanged, until the desk opens.
+    pub(crate) async fn exchanging(&self, caller: &Caller) -> (SessionId, JoinHandle<Result<Option<String>, Reason>>) {
+        let session = self.begin_closed(caller).await;
+        let pasting = self.pasting(caller, &session, "code");
+        settle().await;
+        (session, pasting)
+    }
+
+    /// Another broker over the same store, as another process would be; it knows no provider.
+    pub(crate) fn another(&self) -> Broker {
+        Broker::new(Parts {
+            tokens: Arc::new(self.store.clone()),
+            keys: Arc::new(self.store.clone()),
+            clock: Arc::clone(&self.clock) as _,
+            providers: BTreeMap::new(),
+            renewals: Renewals::OnUse,
+            logins: LoginParts::default(),
+        })
+    }
+
     pub(crate) async fn paste(
         &self,
         caller: &Caller,

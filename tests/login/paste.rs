@@ -110,9 +110,7 @@ async fn two_that_paste_at_once_are_one() {
 async fn a_client_that_goes_away_does_not_cut_the_exchange_off() {
     let house = House::new(&ALL);
     let box_ = sandbox("box");
-    let session = house.begin_closed(&box_).await;
-    let pasting = house.pasting(&box_, &session, "code");
-    settle().await;
+    let (session, pasting) = house.exchanging(&box_).await;
     pasting.abort();
     house.desk.open();
     settle().await;

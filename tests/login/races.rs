@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use credbroker::{
-    broker::{Broker, Caller, Parts, Renewals, login::LoginParts},
-    oauth::Flow,
-    reason::Reason,
-};
-
+use credbroker::{broker::Caller, oauth::Flow, reason::Reason};
 use secrecy::ExposeSecret as _;
 
 use crate::house::{ALL, House, Polled, entry, sandbox, settle};
@@ -50,9 +45,7 @@ async fn a_logout_while_the_code_is_exchanged_wins_and_the_late_token_is_revoked
     let house = House::new(&ALL);
     house.import("alice").await;
     let box_ = sandbox("box");
-    let session = house.begin_closed(&box_).await;
-    let pasting = house.pasting(&box_, &session, "code");
-    settle().await;
+    let (_session, pasting) = house.exchanging(&box_).await;
     house.logout().await;
     house.desk.open();
     assert_eq!(pasting.await.unwrap(), Err(Reason::ExchangeFailed));
@@ -66,17 +59,8 @@ async fn a_logout_in_another_process_wins_over_a_login_that_began_before() {
     let house = House::new(&ALL);
     house.import("alice").await;
     let box_ = sandbox("box");
-    let session = house.begin_closed(&box_).await;
-    let pasting = house.pasting(&box_, &session, "code");
-    settle().await;
-    let another = Broker::new(Parts {
-        tokens: std::sync::Arc::new(house.store.clone()),
-        keys: std::sync::Arc::new(house.store.clone()),
-        clock: std::sync::Arc::clone(&house.clock) as _,
-        providers: std::collections::BTreeMap::new(),
-        renewals: Renewals::OnUse,
-        logins: LoginParts::default(),
-    });
+    let (_session, pasting) = house.exchanging(&box_).await;
+    let another = house.another();
     another.remove_token(&Caller::host(), &entry()).await.unwrap();
     house.desk.open();
     assert_eq!(pasting.await.unwrap(), Err(Reason::ExchangeFailed));

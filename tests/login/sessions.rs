@@ -293,9 +293,7 @@ async fn a_cancelled_login_changes_nothing_in_any_state() {
     assert!(house.desk.asked().is_empty() && house.desk.exchanged().is_empty());
 
     // While a code is exchanged, and while the provider is asked: what comes is revoked.
-    let session = house.begin_closed(&box_).await;
-    let pasting = house.pasting(&box_, &session, "code");
-    settle().await;
+    let (session, pasting) = house.exchanging(&box_).await;
     assert_eq!(house.cancel(&box_, &session), Ok(()));
     house.desk.open();
     assert_eq!(pasting.await.unwrap(), Err(Reason::ExchangeFailed));

@@ -13,6 +13,9 @@ mod command;
 mod command_line;
 mod connections;
 mod discovery;
+#[path = "../support/log.rs"]
+#[expect(dead_code, reason = "every test binary uses its own part of this")]
+mod log;
 mod logins;
 mod loopback;
 mod outcomes;

@@ -1,9 +1,6 @@
 //! Client secrets that cannot be had, and secrets in logs.
 
-use std::{
-    io::{self, Write},
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use credbroker::oauth::{ClientAuth, NoSecret, Provider as _, SecretSource, TokenKind};
@@ -11,7 +8,9 @@ use secrecy::SecretString;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
-    LIMITS, REFRESH_TOKEN, built, endpoint, refreshed,
+    LIMITS, REFRESH_TOKEN, built, endpoint,
+    log::Log,
+    refreshed,
     scanner::Scanner,
     seen,
     server::{Script, Server, answer},
@@ -55,27 +54,12 @@ async fn without_its_client_secret_nothing_is_sent() {
     assert_eq!(server.accepted(), 0);
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn no_log_at_any_level_has_a_secret() {
     let log = Log::default();
-    let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::TRACE)
-        .with_writer(move || writer.clone())
+        .with_writer(log.clone())
         .finish();
     // An exchange has a thread of its own. From now on the tests beside this one are listened to as well.
     tracing::subscriber::set_global_default(subscriber).unwrap();
@@ -102,7 +86,7 @@ async fn no_log_at_any_level_has_a_secret() {
         }
     }
     tracing::trace!("the end of the log");
-    let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let said = log.text();
     assert!(
         said.contains("the end of the log") && said.contains("HTTP 502"),
         "{said}"

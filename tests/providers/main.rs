@@ -9,6 +9,9 @@
 )]
 
 mod case;
+#[path = "../support/log.rs"]
+#[expect(dead_code, reason = "every test binary uses its own part of this")]
+mod log;
 mod play;
 #[path = "../canary/scanner.rs"]
 mod scanner;

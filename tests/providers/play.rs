@@ -1,12 +1,6 @@
 //! A case is played: each call, what went over the wire for it, and what came of it.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{self, Write},
-    net::TcpListener,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, fs, net::TcpListener, sync::Arc};
 
 use credbroker::{
     config::{Config, Environment},
@@ -29,6 +23,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
     case::{self, Call, Case, Step},
+    log::Log,
     scanner::Scanner,
     server::{Script, Server, answer, header},
 };
@@ -65,20 +60,6 @@ impl Words {
     }
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// One case on its way.
 struct Player {
     words: Words,
@@ -98,10 +79,9 @@ struct Player {
 
 pub(crate) fn play(case: &Case) {
     let log = Log::default();
-    let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(LevelFilter::TRACE)
-        .with_writer(move || writer.clone())
+        .with_writer(log.clone())
         .finish();
     // The runtime has one thread, so everything below is logged here.
     let logging = tracing::subscriber::set_default(subscriber);
@@ -118,7 +98,7 @@ pub(crate) fn play(case: &Case) {
     });
     tracing::trace!("the end of the log");
     drop(logging);
-    let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let said = log.text();
     assert!(said.contains("the end of the log"), "{said}");
     player.scanner.assert_clean(&format!("{}: the log", case.name), said);
     player

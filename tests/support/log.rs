@@ -24,9 +24,14 @@ impl Log {
         log
     }
 
+    /// All of it.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
     /// The lines about this bucket with these words.
     pub(crate) fn lines(&self, bucket: &str, words: &str) -> Vec<String> {
-        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        let text = self.text();
         let ours = text
             .lines()
             .filter(|line| line.contains(bucket) && line.contains(words));
