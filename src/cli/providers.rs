@@ -22,15 +22,7 @@ pub(super) async fn providers(session: &Session) -> Result<ExitCode, Failure> {
     }
     let rows = entries.into_iter().map(|(name, count)| {
         let configured = config.providers.get(&name);
-        let [
-            source,
-            token_endpoint,
-            login_endpoints,
-            flows,
-            client_auth,
-            revocation,
-            client_id,
-        ] = match configured {
+        let columns = match configured {
             None => ["not configured", "-", "-", "-", "-", "-", "-"].map(str::to_owned),
             Some(provider) => {
                 let summary = daemon::summary(provider);
@@ -45,19 +37,10 @@ pub(super) async fn providers(session: &Session) -> Result<ExitCode, Failure> {
                     provider.client_id.clone(),
                 ]
             }
-        }
-        .map(|text| output::printable(&text));
-        vec![
-            name.to_string(),
-            source,
-            token_endpoint,
-            login_endpoints,
-            flows,
-            client_auth,
-            revocation,
-            client_id,
-            count.to_string(),
-        ]
+        };
+        let columns = columns.map(|text| output::printable(&text));
+        let row = [name.to_string()].into_iter().chain(columns).chain([count.to_string()]);
+        row.collect()
     });
     let header = [
         "PROVIDER",

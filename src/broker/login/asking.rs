@@ -30,7 +30,8 @@ impl Broker {
         pasted: SecretString,
     ) -> Result<Option<AccessToken>, Error> {
         self.begin()?;
-        let (key, authorization, landing) = self.take_code(caller, id)?;
+        let (authorization, landing) = self.take_code(caller, id)?;
+        let key = landing.key.clone();
         let provider = self.inner.logins.parts.providers.get(&key.provider);
         let provider = Arc::clone(provider.ok_or_else(|| Error::ProviderNotFound(key.clone()))?);
         let broker = self.clone();
@@ -109,7 +110,7 @@ impl Broker {
     }
 
     /// Takes what the exchange needs out of the session. From now on nobody else can.
-    fn take_code(&self, caller: &Caller, id: &SessionId) -> Result<(EntryKey, Authorization, Landing), Error> {
+    fn take_code(&self, caller: &Caller, id: &SessionId) -> Result<(Authorization, Landing), Error> {
         let now = self.inner.parts.clock.now().boot;
         let mut sessions = self.inner.logins.sessions();
         let session = sessions.find(&caller.principal, id, now);
@@ -118,7 +119,7 @@ impl Broker {
             Stage::Pasting(authorization, landing) => {
                 // It is used, and in time. A sweep that came by now would throw the token set away.
                 session.until = session.until.max(now.saturating_add(LONGEST_EXCHANGE));
-                Ok((session.key.clone(), authorization, landing))
+                Ok((authorization, landing))
             }
             other => {
                 let exchanging = matches!(other, Stage::Exchanging);

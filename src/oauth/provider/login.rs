@@ -116,11 +116,10 @@ impl HttpProvider {
         loop {
             match self.http.exchange(make().ok_or(Unprepared::Request)?).await {
                 Ok(answer) => return Ok(answer),
-                Err(NoAnswer::NotSent(unreachable)) => match pauses.next() {
-                    Some(pause) => sleep(*pause).await,
-                    None => return Err(Unsent::Lost(Seen(unreachable.to_string()))),
+                Err(error) => match pauses.next() {
+                    Some(pause) if matches!(error, NoAnswer::NotSent(_)) => sleep(*pause).await,
+                    _ => return Err(Unsent::Lost(Seen(error.to_string()))),
                 },
-                Err(NoAnswer::Lost(seen)) => return Err(Unsent::Lost(Seen(seen.to_owned()))),
             }
         }
     }
@@ -192,17 +191,11 @@ impl HttpProvider {
         };
         let answer = match self.http.exchange(request.ok_or(Unprepared::Request)?).await {
             Ok(answer) => answer,
-            Err(NoAnswer::NotSent(unreachable)) => {
+            // Whether it was written makes no difference: RFC 8628 section 3.5 has a client ask again, later. If the token set
+            // was in what was lost, the provider will say that the device code is spent, and the login is no worse off.
+            Err(error) => {
                 return Ok(DevicePoll::NotProcessed {
-                    seen: Seen(unreachable.to_string()),
-                    retry_after: None,
-                });
-            }
-            // RFC 8628 section 3.5 has a client ask again, later. If the token set was in what was lost, the provider will
-            // say that the device code is spent, and the login is no worse off.
-            Err(NoAnswer::Lost(seen)) => {
-                return Ok(DevicePoll::NotProcessed {
-                    seen: Seen(seen.to_owned()),
+                    seen: Seen(error.to_string()),
                     retry_after: None,
                 });
             }
