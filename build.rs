@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "credbroker.v1.AccessToken",
             "credbroker.v1.GetTokenResponse",
             "credbroker.v1.RefreshTokenResponse",
+            "credbroker.v1.WatchTokenResponse",
             "credbroker.v1.SaveTokenRequest",
             "credbroker.v1.GetApiKeyResponse",
             "credbroker.v1.InitiateLoginResponse",

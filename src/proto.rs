@@ -45,6 +45,14 @@ impl fmt::Debug for RefreshTokenResponse {
     }
 }
 
+impl fmt::Debug for WatchTokenResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WatchTokenResponse")
+            .field("token", &self.token)
+            .finish()
+    }
+}
+
 impl fmt::Debug for SaveTokenRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SaveTokenRequest")

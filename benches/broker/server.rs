@@ -235,6 +235,13 @@ macro_rules! not_measured {
             ) -> std::result::Result<Response<proto::GetTokenResponse>, Status> {
                 Ok(Response::new(self.0.clone()))
             }
+            type WatchTokenStream = tokio_stream::Empty<std::result::Result<proto::WatchTokenResponse, Status>>;
+            async fn watch_token(
+                &self,
+                _request: Request<proto::WatchTokenRequest>,
+            ) -> std::result::Result<Response<Self::WatchTokenStream>, Status> {
+                Err(Status::unimplemented("the floor has GetToken only"))
+            }
             $(async fn $method(
                 &self,
                 _request: Request<proto::$request>,

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use crate::{
     broker::{
         Error,
+        journal::Journal,
         policy::{Policy, Right},
     },
     credential::{EntryKey, Name},
@@ -21,6 +22,8 @@ pub struct Caller {
     pub at_host: bool,
     /// What the call turned out to be about, for the audit line.
     pub subject: Subject,
+    /// Where a stream's further deliveries are written down.
+    pub journal: Journal,
 }
 
 impl Caller {
@@ -32,6 +35,7 @@ impl Caller {
             policy: Arc::new(Policy::host()),
             at_host: true,
             subject: Subject::default(),
+            journal: Journal::default(),
         }
     }
 

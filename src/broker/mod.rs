@@ -8,6 +8,7 @@ pub mod audit;
 pub mod caller;
 pub mod coordinator;
 pub mod error;
+pub mod journal;
 pub mod login;
 pub mod page;
 pub mod policy;
@@ -16,6 +17,7 @@ mod stats;
 pub mod status;
 pub mod timing;
 mod tokens;
+mod watching;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,6 +47,8 @@ pub use scheduler::Jitter;
 use scheduler::ProactiveScheduler;
 pub use stats::BucketStats;
 use stats::Stats;
+use watching::{Board, KeyStanding};
+pub use watching::{KeyWatch, Watch};
 
 /// How long a caller waits for an entry's lock before it is told that the entry is busy.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -99,6 +103,8 @@ struct Inner {
     /// `None`: tokens are renewed on use only.
     scheduler: Option<ProactiveScheduler>,
     logins: Logins,
+    /// Where it stands how the API keys are that somebody follows.
+    keys: Board<Name, KeyStanding>,
     /// Deliveries since the start, for `GetBucketStats`, `status` and nothing else.
     stats: Stats,
     /// Set once, when the broker begins to stop: from then on no call is begun.
@@ -125,6 +131,7 @@ impl Broker {
         Self {
             inner: Arc::new(Inner {
                 logins: Logins::new(parts.logins.clone()),
+                keys: Board::default(),
                 coordinator,
                 scheduler,
                 parts,
@@ -209,7 +216,12 @@ impl Broker {
     /// [`Error::Store`].
     pub async fn set_api_key(&self, name: &Name, key: SecretString) -> Result<(), Error> {
         let (broker, name) = (self.clone(), name.clone());
-        owned(async move { Ok(broker.inner.parts.keys.write(&name, key, LOCK_WAIT).await?) }).await
+        owned(async move {
+            let written = broker.inner.parts.keys.write(&name, key, LOCK_WAIT).await;
+            broker.inner.keys.poke(&name);
+            Ok(written?)
+        })
+        .await
     }
 
     /// Removes an API key. For the host only.
@@ -219,11 +231,9 @@ impl Broker {
     pub async fn remove_api_key(&self, name: &Name) -> Result<(), Error> {
         let (broker, name) = (self.clone(), name.clone());
         owned(async move {
-            if broker.inner.parts.keys.remove(&name, LOCK_WAIT).await? {
-                Ok(())
-            } else {
-                Err(Error::NoKey(name))
-            }
+            let removed = broker.inner.parts.keys.remove(&name, LOCK_WAIT).await;
+            broker.inner.keys.poke(&name);
+            if removed? { Ok(()) } else { Err(Error::NoKey(name)) }
         })
         .await
     }
@@ -246,6 +256,7 @@ impl Broker {
         if let Some(scheduler) = &self.inner.scheduler {
             scheduler.cancel_all();
         }
+        self.close_watches();
     }
 
     /// Waits for what must not be cut off: an exchange with a provider that is on the wire, and its save; at most 20 s.

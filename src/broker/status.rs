@@ -69,6 +69,8 @@ pub struct EntryStatus {
     pub next_renewal: Option<Timestamp>,
     /// Failed renewals in a row.
     pub failures: u32,
+    /// How many streams follow it now.
+    pub watchers: usize,
 }
 
 impl Broker {
@@ -104,6 +106,7 @@ impl Broker {
             saved_by: None,
             next_renewal: None,
             failures: 0,
+            watchers: self.watchers(key),
         };
         let stored = match self.inner.coordinator.current(key).await {
             Ok(None) => return None,
@@ -135,6 +138,7 @@ impl Broker {
             saved_by: Some(stored.tokens.saved_by.clone()),
             next_renewal: renewal.and_then(|renewal| renewal.due),
             failures: renewal.map_or(0, |renewal| renewal.failures),
+            watchers: self.watchers(key),
         })
     }
 

@@ -152,15 +152,17 @@ impl Broker {
     /// The stored entry, or [`Error::NoEntry`].
     pub(super) async fn existing(&self, key: &EntryKey) -> Result<Arc<StoredTokens>, Error> {
         let stored = self.inner.coordinator.current(key).await?;
-        stored.ok_or_else(|| Error::NoEntry(key.clone()))
+        let stored = stored.ok_or_else(|| Error::NoEntry(key.clone()))?;
+        self.came_upon(key, &stored);
+        Ok(stored)
     }
 
-    fn expired(&self, stored: &StoredTokens) -> bool {
+    pub(super) fn expired(&self, stored: &StoredTokens) -> bool {
         timing::expired(stored.tokens.expiry.as_ref(), &self.inner.parts.clock.now())
     }
 
     /// Whether a refresh can be tried at all; the error names the mend that helps.
-    fn renewable(&self, key: &EntryKey, stored: &StoredTokens) -> Result<(), Error> {
+    pub(super) fn renewable(&self, key: &EntryKey, stored: &StoredTokens) -> Result<(), Error> {
         if stored.tokens.refresh_token.is_none() {
             return Err(Error::NeedsLogin(key.clone()));
         }
@@ -214,7 +216,7 @@ impl Broker {
     }
 
     /// The last step of every delivery: what is known to have expired is never handed out.
-    fn hand_out(&self, key: &EntryKey, stored: &StoredTokens) -> Result<AccessToken, Error> {
+    pub(super) fn hand_out(&self, key: &EntryKey, stored: &StoredTokens) -> Result<AccessToken, Error> {
         let now = self.inner.parts.clock.now();
         if timing::expired(stored.tokens.expiry.as_ref(), &now) {
             return Err(self.renewable(key, stored).err().unwrap_or_else(|| {

@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::{
-    broker::{Caller, Error, caller::Subject, policy::Policy},
+    broker::{Caller, Error, caller::Subject, journal::Journal, policy::Policy},
     server::peer::Peer,
 };
 
@@ -50,6 +50,7 @@ impl Admission {
                     policy: Arc::clone(policy),
                     at_host: false,
                     subject: Subject::default(),
+                    journal: Journal::default(),
                 });
             }
             Self::Capability(sandboxes) => sandboxes,
@@ -68,6 +69,7 @@ impl Admission {
             policy: Arc::clone(&sandbox.policy),
             at_host: false,
             subject: Subject::default(),
+            journal: Journal::default(),
         })
     }
 }

@@ -36,6 +36,7 @@ use crate::{
         Caller, Error,
         audit::{Audit, Record},
         caller::Subject,
+        journal::Journal,
     },
     clock::Clock,
     service::status,
@@ -44,6 +45,7 @@ use crate::{
 /// What somebody reads who comes with another protocol.
 const NOT_GRPC: &str = "This socket speaks gRPC: POST over HTTP/2 with content-type application/grpc. \
     Try `grpcurl -plaintext -unix SOCKET list`, or `buf curl --protocol grpc`.\n";
+const WATCH_TOKEN: &str = "/credbroker.v1.CredentialBroker/WatchToken";
 /// The largest header block of a request: names, values and 32 bytes for each field, as HTTP/2 counts it (RFC 9113
 /// section 6.5.2).
 const MAX_HEADER_BLOCK: usize = 16 * 1024;
@@ -188,9 +190,12 @@ impl ConnectionLayers {
                 hold(over).await;
                 (status::from_error(&error).into_http(), None)
             }
-            Ok(Passed { caller, stream }) => {
+            Ok(Passed { mut caller, stream }) => {
                 if let Some(recorded) = &mut recorded {
                     recorded.caller(&caller);
+                    if let (Some(_), Some((_, clock))) = (&stream, &self.layers.shared.record) {
+                        caller.journal = recorded.journal(Arc::clone(clock));
+                    }
                 }
                 request.extensions_mut().insert(caller);
                 (catch_panic(pin!(self.serve(method, request))).await, stream)
@@ -336,6 +341,7 @@ fn nobody() -> Caller {
         policy: Arc::default(),
         at_host: false,
         subject: Subject::default(),
+        journal: Journal::default(),
     }
 }
 
@@ -364,9 +370,12 @@ fn header_block<B>(request: &Request<B>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the answer is a stream: health's Watch and reflection.
+/// Whether the answer is a stream: health's Watch, reflection and WatchToken.
 fn is_stream(method: &str) -> bool {
-    kind(method) == Kind::Companion && !method.ends_with("/Check")
+    match kind(method) {
+        Kind::Companion => !method.ends_with("/Check"),
+        Kind::Own => method == WATCH_TOKEN,
+    }
 }
 
 /// Whether the request is a stream: reflection.

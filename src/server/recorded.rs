@@ -10,7 +10,9 @@ use crate::{
     broker::{
         Caller,
         audit::{Audit, Record},
+        journal::Journal,
     },
+    clock::Clock,
     service::status,
 };
 
@@ -33,6 +35,14 @@ impl Recorded {
             record.sandbox = Some(Arc::clone(&caller.principal));
             record.subject = Some(caller.subject.clone());
         }
+    }
+
+    /// What the lines of the call's further deliveries begin with.
+    pub(super) fn journal(&self, clock: Arc<dyn Clock>) -> Journal {
+        let Some(record) = &self.record else {
+            return Journal::default();
+        };
+        Journal::new(self.audit.clone(), clock, record.clone())
     }
 
     pub(super) fn answered(mut self, headers: &HeaderMap) {

@@ -71,6 +71,7 @@ impl ControlService {
                 open_connections: self.about.connections.load(Ordering::Relaxed),
                 audit_lines_lost: self.about.audit.lost(),
                 open_logins: self.broker.open_logins().try_into().unwrap_or(u64::MAX),
+                open_watches: self.broker.open_watches().try_into().unwrap_or(u64::MAX),
             }),
             start_time: Some(timestamp(self.about.started)),
         })
@@ -110,6 +111,7 @@ fn entry(entry: EntryStatus) -> proto::EntryStatus {
         }
         .into(),
         saved_by: entry.saved_by.unwrap_or_default(),
+        watchers: entry.watchers.try_into().unwrap_or(u32::MAX),
     }
 }
 

@@ -9,6 +9,7 @@ mod credentials;
 pub mod health;
 mod login;
 pub mod status;
+mod watch;
 mod wire;
 
 use tonic::{Request, Response, Status};
@@ -101,6 +102,16 @@ impl credential_broker_server::CredentialBroker for CredentialService {
         request: Request<proto::RefreshTokenRequest>,
     ) -> Result<Response<proto::RefreshTokenResponse>, Status> {
         answer(credentials::refresh_token(&self.broker, &request).await)
+    }
+
+    type WatchTokenStream = watch::Tokens;
+
+    async fn watch_token(
+        &self,
+        request: Request<proto::WatchTokenRequest>,
+    ) -> Result<Response<Self::WatchTokenStream>, Status> {
+        let answered = watch::watch_token(&self.broker, &request).await;
+        answered.map_err(|error| status::from_error(&error))
     }
 
     async fn list_providers(

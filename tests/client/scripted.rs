@@ -2,6 +2,7 @@
 
 use std::{
     path::PathBuf,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -19,6 +20,7 @@ use hyper_util::{
 };
 use tempfile::TempDir;
 use tokio::{net::UnixListener, sync::watch, task::JoinSet};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status};
 
 /// What the broker does. The default is a broker of version 1 that has one token for everybody.
@@ -196,6 +198,25 @@ impl CredentialBroker for Fake {
             version,
             server_version: "scripted".to_owned(),
             features: vec!["one".to_owned()],
+        }))
+    }
+
+    type WatchTokenStream = Pin<Box<dyn Stream<Item = Result<proto::WatchTokenResponse, Status>> + Send>>;
+
+    /// One token, and then whatever GetToken is refused with, or nothing more.
+    async fn watch_token(
+        &self,
+        _request: Request<proto::WatchTokenRequest>,
+    ) -> Result<Response<Self::WatchTokenStream>, Status> {
+        self.seen.calls.fetch_add(1, Ordering::SeqCst);
+        let first = proto::WatchTokenResponse {
+            token: Some(scripted_token()),
+        };
+        let first = tokio_stream::once(Ok(first));
+        let refusal = self.script.refusal;
+        Ok(Response::new(match refusal {
+            Some(refusal) => Box::pin(first.chain(tokio_stream::once(Err(refusal())))),
+            None => Box::pin(first.chain(tokio_stream::pending())),
         }))
     }
 

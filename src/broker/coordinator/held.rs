@@ -120,9 +120,13 @@ impl Writing {
         record: Arc<StoredTokens>,
         over_corrupt: OverCorrupt,
     ) -> Result<(), StoreError> {
-        self.open.guard.put(record, over_corrupt).await?;
-        self.settle();
-        Ok(())
+        let put = self.open.guard.put(record, over_corrupt).await;
+        if put.is_ok() {
+            self.settle();
+        }
+        // After a failure, too: the old version is there or the new one.
+        self.shared.board.poke(&self.key);
+        Ok(put?)
     }
 
     /// Removes the entry durably. `false`: there was none.
@@ -134,6 +138,7 @@ impl Writing {
         let removed = self.open.guard.remove().await?;
         self.open.removed = true;
         self.settle();
+        self.shared.board.poke(&self.key);
         Ok(removed || unsaved)
     }
 

@@ -36,7 +36,10 @@ use self::{
     waiting::Progress,
 };
 pub(super) use self::{held::Writing, removal::Removed};
-use super::timing;
+use super::{
+    timing,
+    watching::{Board, Standing},
+};
 use crate::{
     clock::Clock,
     credential::{AnswerRules, EntryKey, Intent, Name, Revision, TokenAnswer, TokenSet},
@@ -59,6 +62,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     providers: BTreeMap<Name, Served>,
     entries: Mutex<HashMap<EntryKey, Entry>>,
+    /// Where it stands how the entries are that somebody follows.
+    board: Board<EntryKey, Standing>,
     /// Told whenever a lock is kept that others of this broker may work under.
     holding: watch::Sender<()>,
     /// How many token sets are not saved; so that nobody looks for one where there is none.
@@ -130,6 +135,7 @@ impl RefreshCoordinator {
                 clock,
                 providers: providers.into_iter().map(|(name, p)| (name, served(p))).collect(),
                 entries: Mutex::default(),
+                board: Board::default(),
                 holding: watch::Sender::new(()),
                 unsaved: AtomicUsize::new(0),
                 tasks: TaskTracker::new(),
@@ -150,6 +156,11 @@ impl RefreshCoordinator {
             return Ok(Some(unsaved));
         }
         self.shared.tokens.read(key).await
+    }
+
+    /// Where it stands how the entries are that somebody follows. Whatever is written here, durably or not, pokes.
+    pub(super) fn board(&self) -> &Board<EntryKey, Standing> {
+        &self.shared.board
     }
 
     /// Whether the entry's provider is configured.

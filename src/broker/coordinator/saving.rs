@@ -39,6 +39,7 @@ pub(super) async fn save(
     record: Arc<StoredTokens>,
 ) {
     let Err(error) = put(key, open, Arc::clone(&record)).await else {
+        shared.board.poke(key);
         return;
     };
     tracing::error!(
@@ -48,6 +49,7 @@ pub(super) async fn save(
     open.unsaved = Some(Arc::clone(&record));
     open.guard.note(HolderState::Unsaved);
     shared.unsaved(key, record, held);
+    shared.board.poke(key);
     // The entry has the share that keeps the lock. One of this task's own would keep it in the pauses, too, long after
     // somebody else has replaced the token set.
     let (task, key, held) = (Arc::clone(shared), key.clone(), Arc::downgrade(held));
