@@ -25,15 +25,26 @@ impl Broker {
     /// [`Error::Unauthorized`] before the store is touched; [`Error::NoEntry`]; why an expired token could not be
     /// refreshed; a store's failure.
     pub async fn token(&self, caller: &Caller, key: &EntryKey, min_validity: Duration) -> Result<AccessToken, Error> {
+        let (token, _stored) = self.usable(caller, key, min_validity).await?;
+        Ok(token)
+    }
+
+    /// The same, and the version that it is from.
+    pub(super) async fn usable(
+        &self,
+        caller: &Caller,
+        key: &EntryKey,
+        min_validity: Duration,
+    ) -> Result<(AccessToken, Arc<StoredTokens>), Error> {
         self.begin()?;
         caller.require(Right::Read, key)?;
         let stored = self.existing(key).await?;
         let now = self.inner.parts.clock.now();
         if timing::usable(stored.tokens.expiry.as_ref(), &now, min_validity) {
-            return Ok(self.delivered(key, &stored, &now));
+            return Ok((self.delivered(key, &stored, &now), stored));
         }
         let fresh = self.renewed(key, stored).await?;
-        self.hand_out(key, &fresh)
+        Ok((self.hand_out(key, &fresh)?, fresh))
     }
 
     /// Refreshes the entry, unless the `revision` that the caller has is not the current one any more: then the current

@@ -21,6 +21,7 @@ mod saving;
 mod serving;
 mod stopping;
 mod waiting;
+mod watching;
 
 #[expect(dead_code, reason = "every test binary uses its own part of this")]
 #[path = "../support/clock.rs"]

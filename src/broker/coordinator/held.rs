@@ -126,7 +126,7 @@ impl Writing {
         }
         // After a failure, too: the old version is there or the new one.
         self.shared.board.poke(&self.key);
-        Ok(put?)
+        put
     }
 
     /// Removes the entry durably. `false`: there was none.

@@ -77,10 +77,12 @@ pub struct Watch {
     place: watch::Receiver<Standing>,
     /// What was there at the beginning, until it is asked for.
     first: Option<AccessToken>,
-    /// The version of the token that was told last. `None`: nothing was, or that there is nothing.
-    told: Option<Revision>,
+    /// The version whose token was told last. `None`: nothing was, or that there is nothing.
+    told: Option<Arc<StoredTokens>>,
     /// Whether anything was told, be it that there is nothing.
     begun: bool,
+    /// The last look failed, so that what stands at the place may be no news and unknown all the same.
+    unsure: bool,
 }
 
 /// Somebody follows an API key, until this is dropped.
@@ -92,6 +94,8 @@ pub struct KeyWatch {
     place: watch::Receiver<KeyStanding>,
     /// What was told last. `None`: nothing yet.
     told: Option<KeyStanding>,
+    /// As in [`Watch`].
+    unsure: bool,
 }
 
 impl Broker {
@@ -103,7 +107,7 @@ impl Broker {
         self.begin()?;
         caller.require(Right::Read, key)?;
         let mut watch = self.attach(caller, key);
-        watch.begins_with(self.token(caller, key, Duration::ZERO).await?);
+        watch.begins_with(self.usable(caller, key, Duration::ZERO).await?);
         Ok(watch)
     }
 
@@ -115,14 +119,14 @@ impl Broker {
         self.begin()?;
         caller.require(Right::Read, key)?;
         let mut watch = self.attach(caller, key);
-        match timeout(FRESHEN, self.token(caller, key, Duration::ZERO)).await {
+        match timeout(FRESHEN, self.usable(caller, key, Duration::ZERO)).await {
             Ok(Ok(first)) => {
                 watch.begins_with(first);
                 caller.journal.told(Named::Entry(key.clone()));
             }
             // Who follows is told that there is none; why, is for the host.
             Ok(Err(error)) => {
-                tracing::debug!(entry = %key, %error, "an entry is followed that has no token to hand out")
+                tracing::debug!(entry = %key, %error, "an entry is followed that has no token to hand out");
             }
             Err(_elapsed) => tracing::debug!(entry = %key, "an entry is followed whose refresh takes long"),
         }
@@ -147,6 +151,7 @@ impl Broker {
             name: name.clone(),
             place: self.inner.keys.follow(name, KeyStanding::default(), PAUSE, feeder),
             told: None,
+            unsure: false,
         })
     }
 
@@ -193,6 +198,7 @@ impl Broker {
             first: None,
             told: None,
             begun: false,
+            unsure: true,
         }
     }
 
@@ -211,12 +217,17 @@ impl Broker {
         })
     }
 
-    /// Why a place was closed.
-    fn closed(&self) -> Error {
-        match self.begin() {
+    /// Waits until a look is worth it. Who is unsure looks again soon in any case.
+    async fn changed<S>(&self, place: &mut watch::Receiver<S>, unsure: bool) -> Result<(), Error> {
+        let changed = if unsure {
+            timeout(PAUSE, place.changed()).await.unwrap_or(Ok(()))
+        } else {
+            place.changed().await
+        };
+        changed.map_err(|_closed| match self.begin() {
             Err(stopping) => stopping,
             Ok(()) => Error::Internal("a place was closed while somebody followed it".into()),
-        }
+        })
     }
 }
 
@@ -244,7 +255,7 @@ impl Watch {
             self.changed().await?;
             match self.standing().await {
                 Standing::Token(stored) => {
-                    if let Some(token) = self.news(&stored) {
+                    if let Some(token) = self.news(stored) {
                         return Ok(token);
                     }
                 }
@@ -273,7 +284,7 @@ impl Watch {
             self.changed().await?;
             match self.standing().await {
                 Standing::Token(stored) => {
-                    if let Some(token) = self.news(&stored) {
+                    if let Some(token) = self.news(stored) {
                         return Ok(Some(token));
                     }
                 }
@@ -291,33 +302,36 @@ impl Watch {
         }
     }
 
-    fn begins_with(&mut self, first: AccessToken) {
-        self.told = Some(Revision::from_stored(&first.revision));
+    fn begins_with(&mut self, (first, stored): (AccessToken, Arc<StoredTokens>)) {
         self.first = Some(first);
+        self.told = Some(stored);
+        self.unsure = false;
     }
 
     /// The token, if it is not the one that was told and has not expired since it was looked at.
-    fn news(&mut self, stored: &StoredTokens) -> Option<AccessToken> {
-        if self.told.as_ref() == Some(&stored.revision) {
+    fn news(&mut self, stored: Arc<StoredTokens>) -> Option<AccessToken> {
+        if self.told.as_ref().is_some_and(|told| told.revision == stored.revision) {
             return None;
         }
-        let token = self.broker.hand_out(&self.key, stored).ok()?;
-        self.told = Some(stored.revision.clone());
+        let token = self.broker.hand_out(&self.key, &stored).ok()?;
+        self.told = Some(stored);
         self.caller.journal.told(Named::Entry(self.key.clone()));
         Some(token)
     }
 
     /// How the entry is now. What stands at the place may have been seen before the first token was: it only says that a
-    /// look is worth it, and holds while there is nothing to be seen.
+    /// look is worth it. What cannot be read is as it was, until its end.
     async fn standing(&mut self) -> Standing {
-        match self.broker.standing(&self.key).await {
-            Ok(standing) => standing,
-            Err(_unreadable) => self.place.borrow().clone(),
-        }
+        let standing = self.broker.standing(&self.key).await;
+        self.unsure = standing.is_err();
+        standing.unwrap_or_else(|_unreadable| match &self.told {
+            Some(told) if !self.broker.expired(told) => Standing::Token(Arc::clone(told)),
+            Some(_) | None => Standing::Unreadable,
+        })
     }
 
     async fn changed(&mut self) -> Result<(), Error> {
-        self.place.changed().await.map_err(|_closed| self.broker.closed())
+        self.broker.changed(&mut self.place, self.unsure).await
     }
 }
 
@@ -329,12 +343,11 @@ impl KeyWatch {
     pub async fn present(&mut self) -> Result<Option<Arc<SecretString>>, Error> {
         loop {
             if self.told.is_some() {
-                self.place.changed().await.map_err(|_closed| self.broker.closed())?;
+                self.broker.changed(&mut self.place, self.unsure).await?;
             }
-            let now = match self.broker.key_standing(&self.name).await {
-                Ok(standing) => standing,
-                Err(_unreadable) => self.told.clone().unwrap_or_default(),
-            };
+            let now = self.broker.key_standing(&self.name).await;
+            self.unsure = now.is_err();
+            let now = now.unwrap_or_else(|_unreadable| self.told.clone().unwrap_or_default());
             if self.told.as_ref() == Some(&now) {
                 continue;
             }
