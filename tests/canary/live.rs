@@ -154,9 +154,11 @@ impl Broker {
     }
 }
 
-/// Every method of every service, from the descriptors that reflection serves, and those of the companions.
-/// The one method whose answer goes on until the client's deadline.
+/// The methods whose answers go on until the client's deadline.
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
+const WATCH_TOKEN: &str = "/credbroker.v1.CredentialBroker/WatchToken";
+
+/// Every method of every service, from the descriptors that reflection serves, and those of the companions.
 
 fn methods() -> Vec<String> {
     let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
@@ -240,8 +242,8 @@ async fn converse(socket: &Path) -> Vec<u8> {
         for (number, headers) in headers.iter().enumerate() {
             // Who is sent away at the door is sent away whatever he brings.
             let bodies = if number == 0 { &bodies[..] } else { &bodies[..1] };
-            let deadline: &[_] = if method == WATCH {
-                &[("grpc-timeout", "20m")]
+            let deadline: &[_] = if [WATCH, WATCH_TOKEN].contains(&method.as_str()) {
+                &[("grpc-timeout", "100m")]
             } else {
                 &[]
             };

@@ -64,7 +64,7 @@ const CAN_HOLD_A_SECRET: [&str; 27] = [
     "store/memory.rs MemoryStore",
 ];
 /// More of them, which hold the ones above.
-const HOLD_ONE_THAT_CAN: [&str; 15] = [
+const HOLD_ONE_THAT_CAN: [&str; 16] = [
     "broker/login/mod.rs Standing",
     "oauth/login.rs DevicePoll",
     "oauth/mod.rs Outcome",
@@ -78,6 +78,7 @@ const HOLD_ONE_THAT_CAN: [&str; 15] = [
     "proto.rs PollLoginRequest",
     "proto.rs PollLoginResponse",
     "proto.rs RefreshTokenResponse",
+    "proto.rs WatchTokenResponse",
     "proto.rs SaveTokenRequest",
     "store/mod.rs StoredTokens",
 ];
@@ -85,6 +86,7 @@ const HOLD_ONE_THAT_CAN: [&str; 15] = [
 const HOLD_NONE: &str = "
     broker/audit.rs Audit AuditWriter Record
     broker/caller.rs Caller Named Subject
+    broker/journal.rs Journal
     broker/coordinator/error.rs Asker LoginCause RefreshError
     broker/coordinator/mod.rs Activity
     broker/error.rs Error LoginFailure
@@ -137,7 +139,7 @@ const HOLD_NONE: &str = "
     store/mod.rs Holder HolderState Operation OverCorrupt StoreError
 ";
 /// Messages of the protocol that have a field for a secret; their `Debug` is ours.
-const SECRET_MESSAGES: [&str; 11] = [
+const SECRET_MESSAGES: [&str; 12] = [
     "AccessToken",
     "CancelLoginRequest",
     "ExchangeCodeRequest",
@@ -148,6 +150,7 @@ const SECRET_MESSAGES: [&str; 11] = [
     "PollLoginRequest",
     "PollLoginResponse",
     "RefreshTokenResponse",
+    "WatchTokenResponse",
     "SaveTokenRequest",
 ];
 /// Field names that carry a secret.
@@ -346,6 +349,10 @@ fn no_debug_of_tokens_shows_them() {
         token: Some(wire.clone()),
     };
     assert_silent(&scanner, "RefreshTokenResponse", &answer);
+    let answer = proto::WatchTokenResponse {
+        token: Some(wire.clone()),
+    };
+    assert_silent(&scanner, "WatchTokenResponse", &answer);
     let request = proto::SaveTokenRequest {
         token: Some(wire),
         ..Default::default()
