@@ -311,7 +311,8 @@ fn json_of_the_status_has_the_keys_and_types_that_programs_rely_on() {
                 "provider",
                 "saved_by",
                 "state",
-                "subject"
+                "subject",
+                "watchers"
             ]
         );
         assert_eq!(entry["bucket"], "default");

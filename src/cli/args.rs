@@ -354,7 +354,7 @@ pub enum KeyCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 --json prints brokers[] with pid, socket and version, and entries[] with provider, bucket, subject, expire_time, \
-next_renewal, failures, last_used, state (ok, due, needs_login, ambiguous, unsaved, corrupt, locked) and saved_by. What \
+next_renewal, failures, last_used, state (ok, due, needs_login, ambiguous, unsaved, corrupt, locked), saved_by and watchers (streams that follow it now). What \
 is not known is null; in a sandbox that is most of it.")]
 pub struct StatusArgs {
     /// Print JSON: brokers[] and entries[]

@@ -45,6 +45,8 @@ struct Entry {
     next_renewal: Option<Timestamp>,
     failures: u32,
     last_used: Option<Timestamp>,
+    /// Streams that follow it now, at all brokers.
+    watchers: u32,
     /// Not known through the socket of a sandbox.
     state: Option<&'static str>,
     saved_by: Option<String>,
@@ -119,6 +121,7 @@ fn from_store(entry: EntryStatus) -> Entry {
         next_renewal: entry.next_renewal,
         failures: entry.failures,
         last_used: entry.last_used,
+        watchers: 0,
         state: Some(entry.state.as_str()),
         saved_by: entry.saved_by,
     }
@@ -138,10 +141,12 @@ fn merge(entries: &mut BTreeMap<EntryKey, Entry>, told: &proto::EntryStatus) {
         next_renewal: None,
         failures: told.failures,
         last_used: None,
+        watchers: 0,
         state: state(told.state()),
         saved_by: Some(told.saved_by.clone()).filter(|by| !by.is_empty()),
     });
     entry.last_used = entry.last_used.max(last_used);
+    entry.watchers = entry.watchers.saturating_add(told.watchers);
     entry.failures = entry.failures.max(told.failures);
     let next_renewal = told.next_renewal_time.as_ref().and_then(timestamp);
     entry.next_renewal = match (entry.next_renewal, next_renewal) {
@@ -188,6 +193,7 @@ async fn in_a_sandbox(
             next_renewal: None,
             failures: 0,
             last_used: stats.and_then(|stats| stats.last_used),
+            watchers: 0,
             state: None,
             saved_by: None,
         });
@@ -233,7 +239,7 @@ fn print(status: &Status) -> Result<(), Failure> {
             state.to_owned(),
             moment(entry.expire_time, if known { "never" } else { "-" }),
             renewal(moment(entry.next_renewal, "-"), entry.failures),
-            moment(entry.last_used, "-"),
+            used(moment(entry.last_used, "-"), entry.watchers),
             or_dash(entry.subject.clone()),
             or_dash(entry.saved_by.clone()),
         ]
@@ -274,11 +280,41 @@ fn meaning(state: &str) -> Option<&'static str> {
     }
 }
 
+/// The last use, and how many streams go on with it.
+fn used(last: String, watchers: u32) -> String {
+    match watchers {
+        0 => last,
+        1 => format!("{last} (1 stream)"),
+        _ => format!("{last} ({watchers} streams)"),
+    }
+}
+
 /// The next renewal, and how many have failed in a row.
 fn renewal(next: String, failures: u32) -> String {
     match failures {
         0 => next,
         1 => format!("{next} (1 failure)"),
         _ => format!("{next} ({failures} failures)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_streams_of_all_brokers_are_added_up() {
+        let told = |watchers| proto::EntryStatus {
+            provider: "p".into(),
+            bucket: "default".into(),
+            watchers,
+            ..Default::default()
+        };
+        let mut entries = BTreeMap::new();
+        merge(&mut entries, &told(2));
+        merge(&mut entries, &told(1));
+        let watchers: Vec<_> = entries.values().map(|entry| entry.watchers).collect();
+        assert_eq!(watchers, [3]);
+        assert_eq!(used("1m ago".into(), 3), "1m ago (3 streams)");
     }
 }
