@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     authority::{Step, entry},
-    fake::Fault,
+    fake::{Change, Fault},
     house::{Got, House, failed, get, import, logout, pass, refresh, save, settle, timed, token},
 };
 
@@ -276,6 +276,39 @@ async fn a_store_that_cannot_be_read_ends_nothing() {
     house.store.fail(None);
     save(&house.broker, "at-saved").await.unwrap();
     follower.was_told(["at-saved"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_could_not_be_saved_is_told_all_the_same() {
+    let house = House::with(3600).await;
+    let mut follower = Follower::of(&house.broker).await;
+    follower.was_told(["at-0"]).await;
+    house.store.fail_only(Change::Record, Fault::Unavailable);
+    let ((), seconds) = timed(async {
+        refresh(&house.broker, None).await.unwrap();
+        follower.was_told(["at-1"]).await;
+    })
+    .await;
+    assert_eq!(seconds, 0);
+    house.store.fail_changes(None);
+    pass(60).await;
+    follower.was_told([]).await;
+}
+
+/// While the store fails, one looks for all who follow, as before.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_not_asked_by_everybody() {
+    let house = House::with(3600).await;
+    let mut followers = Vec::new();
+    for _ in 0..10 {
+        followers.push(Follower::of(&house.broker).await);
+    }
+    pass(1).await;
+    house.store.fail(Fault::Unavailable);
+    let before = house.store.touched();
+    pass(100).await;
+    let looks = house.store.touched() - before;
+    assert!((199..=201).contains(&looks), "{looks}");
 }
 
 #[tokio::test(start_paused = true)]
