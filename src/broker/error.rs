@@ -63,6 +63,12 @@ pub enum Error {
         /// How many there may be.
         limit: usize,
     },
+    /// More followed at once than a sandbox may.
+    #[error("this sandbox follows {limit} entries and API keys, and may follow no more: end one of its streams")]
+    TooManyWatches {
+        /// How many there may be.
+        limit: usize,
+    },
     /// The capability is missing or wrong. Which of the two is said, nothing else.
     #[error("the capability is {0}: send the metadata `authorization: Bearer $CREDBROKER_CAPABILITY` with every call")]
     Unauthenticated(&'static str),
@@ -254,7 +260,7 @@ impl Error {
             Self::MessageTooLarge { .. } | Self::AnswerTooLarge { .. } => Reason::MessageTooLarge,
             Self::Unimplemented(_) => Reason::Unimplemented,
             Self::RateLimited { .. } | Self::RefreshedRecently { .. } => Reason::RateLimited,
-            Self::TooManyStreams { .. } => Reason::TooManyStreams,
+            Self::TooManyStreams { .. } | Self::TooManyWatches { .. } => Reason::TooManyStreams,
             Self::Unauthenticated(_) => Reason::Unauthenticated,
             Self::Unauthorized { .. } | Self::UnauthorizedKey(_) => Reason::Unauthorized,
             Self::PeerNotAllowed { .. } | Self::PeerUnknown => Reason::PeerNotAllowed,
@@ -318,7 +324,9 @@ impl Error {
             Self::NoKey(name) | Self::UnauthorizedKey(name) => vec![("name", name.to_string())],
             Self::InvalidRequest { field, .. } => vec![("field", (*field).to_owned())],
             Self::MessageTooLarge { limit, .. } | Self::AnswerTooLarge { limit } => vec![("limit", limit.to_string())],
-            Self::TooManyStreams { limit } | Self::TooManySessions { limit } => vec![("limit", limit.to_string())],
+            Self::TooManyStreams { limit } | Self::TooManyWatches { limit } | Self::TooManySessions { limit } => {
+                vec![("limit", limit.to_string())]
+            }
             Self::PeerNotAllowed { uid } => vec![("uid", uid.to_string())],
             Self::UnknownVersion { ours } => vec![("version", ours.to_string())],
             Self::FailedRecently { failure, .. } => failure.metadata(),

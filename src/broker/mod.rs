@@ -47,7 +47,7 @@ pub use scheduler::Jitter;
 use scheduler::ProactiveScheduler;
 pub use stats::BucketStats;
 use stats::Stats;
-use watching::{Board, KeyStanding};
+use watching::{Board, KeyStanding, Seats};
 pub use watching::{KeyWatch, Watch};
 
 /// How long a caller waits for an entry's lock before it is told that the entry is busy.
@@ -105,6 +105,8 @@ struct Inner {
     logins: Logins,
     /// Where it stands how the API keys are that somebody follows.
     keys: Board<Name, KeyStanding>,
+    /// Who follows how much.
+    seats: Seats,
     /// Deliveries since the start, for `GetBucketStats`, `status` and nothing else.
     stats: Stats,
     /// Set once, when the broker begins to stop: from then on no call is begun.
@@ -132,6 +134,7 @@ impl Broker {
             inner: Arc::new(Inner {
                 logins: Logins::new(parts.logins.clone()),
                 keys: Board::default(),
+                seats: Seats::default(),
                 coordinator,
                 scheduler,
                 parts,

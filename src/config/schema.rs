@@ -122,7 +122,7 @@ pub const KEYS: &[Key] = &[
     key(LIMITS, "requests_per_second", Kind::Count, "60", "how many calls a second one connection may make; twice as many at once"),
     key(LIMITS, "requests_per_second_per_socket", Kind::Count, "600", "how many calls a second, and at once, all connections of a socket may make together"),
     key(LIMITS, "connections", Kind::Count, "256", "how many connections a socket may have"),
-    key(LIMITS, "streams", Kind::Count, "64", "how many streaming calls a connection may have; eight may have as many at once, the others four each"),
+    key(LIMITS, "streams", Kind::Count, "64", "how many streaming calls a connection may have; sixteen may have as many at once, the others four each"),
     key(LOGIN, "timeout_seconds", Kind::Seconds, "600", "how long a user has to complete a login, in seconds"),
     key(PROVIDERS, "preset", Kind::Choice(Preset::NAMES), "none", "take what is particular to a known provider; every other key overrides it"),
     key(PROVIDERS, "issuer", Kind::Url, "none", "the issuer, whose discovery document names the endpoints; those of a preset are then left aside"),

@@ -5,14 +5,15 @@
 //! have made one. The entry counts as used all the while, so its renewal is never given up.
 
 mod board;
+mod seats;
 
 use std::{sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{sync::watch, time::timeout};
 
-pub(super) use self::board::Board;
-use self::board::Look;
+pub(super) use self::{board::Board, seats::Seats};
+use self::{board::Look, seats::Seat};
 use super::{Broker, Caller, Error, caller::Named, policy::Right, scheduler::Watching};
 use crate::{
     credential::{AccessToken, EntryKey, Name, Revision},
@@ -83,6 +84,7 @@ pub struct Watch {
     begun: bool,
     /// The last look failed, so that what stands at the place may be no news and unknown all the same.
     unsure: bool,
+    _seat: Seat,
 }
 
 /// Somebody follows an API key, until this is dropped.
@@ -96,17 +98,18 @@ pub struct KeyWatch {
     told: Option<KeyStanding>,
     /// As in [`Watch`].
     unsure: bool,
+    _seat: Seat,
 }
 
 impl Broker {
     /// Follows an entry that has a usable token, or gets one by a refresh.
     ///
     /// # Errors
-    /// As for [`token`](Self::token).
+    /// As for [`token`](Self::token); [`Error::TooManyWatches`].
     pub async fn watch(&self, caller: &Caller, key: &EntryKey) -> Result<Watch, Error> {
         self.begin()?;
         caller.require(Right::Read, key)?;
-        let mut watch = self.attach(caller, key);
+        let mut watch = self.attach(caller, key)?;
         watch.begins_with(self.usable(caller, key, Duration::ZERO).await?);
         Ok(watch)
     }
@@ -114,11 +117,11 @@ impl Broker {
     /// Follows an entry, whether or not there is one. An expired token is refreshed first, for at most 5 s.
     ///
     /// # Errors
-    /// [`Error::Unauthorized`] before the store is touched; [`Error::ShuttingDown`].
+    /// [`Error::Unauthorized`] before the store is touched; [`Error::TooManyWatches`]; [`Error::ShuttingDown`].
     pub async fn follow(&self, caller: &Caller, key: &EntryKey) -> Result<Watch, Error> {
         self.begin()?;
         caller.require(Right::Read, key)?;
-        let mut watch = self.attach(caller, key);
+        let mut watch = self.attach(caller, key)?;
         match timeout(FRESHEN, self.usable(caller, key, Duration::ZERO)).await {
             Ok(Ok(first)) => {
                 watch.begins_with(first);
@@ -136,10 +139,11 @@ impl Broker {
     /// Follows an API key, whether or not there is one.
     ///
     /// # Errors
-    /// [`Error::UnauthorizedKey`] before the store is touched; [`Error::ShuttingDown`].
+    /// [`Error::UnauthorizedKey`] before the store is touched; [`Error::TooManyWatches`]; [`Error::ShuttingDown`].
     pub fn follow_key(&self, caller: &Caller, name: &Name) -> Result<KeyWatch, Error> {
         self.begin()?;
         caller.require_key(name)?;
+        let seat = self.inner.seats.take(&caller.principal)?;
         let feeder = || KeyFeeder {
             broker: self.clone(),
             name: name.clone(),
@@ -152,6 +156,7 @@ impl Broker {
             place: self.inner.keys.follow(name, KeyStanding::default(), PAUSE, feeder),
             told: None,
             unsure: false,
+            _seat: seat,
         })
     }
 
@@ -181,7 +186,8 @@ impl Broker {
     }
 
     /// Takes a place at the entry's board.
-    fn attach(&self, caller: &Caller, key: &EntryKey) -> Watch {
+    fn attach(&self, caller: &Caller, key: &EntryKey) -> Result<Watch, Error> {
+        let seat = self.inner.seats.take(&caller.principal)?;
         let feeder = || Feeder {
             broker: self.clone(),
             key: key.clone(),
@@ -190,7 +196,7 @@ impl Broker {
             armed: None,
         };
         let board = self.inner.coordinator.board();
-        Watch {
+        Ok(Watch {
             broker: self.clone(),
             caller: caller.clone(),
             key: key.clone(),
@@ -199,7 +205,8 @@ impl Broker {
             told: None,
             begun: false,
             unsure: true,
-        }
+            _seat: seat,
+        })
     }
 
     /// How the entry is now.

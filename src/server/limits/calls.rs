@@ -384,9 +384,9 @@ mod tests {
             std::iter::from_fn(|| connection.open_stream(&socket).ok()).collect()
         };
         let mut open: Vec<_> = others.iter().map(|(connection, ..)| all_of(connection)).collect();
-        // 60 shared ones each for eight, 32 for the ninth.
+        // 60 shared ones each for seventeen, 4 for the next.
         let counts: Vec<_> = open.iter().map(Vec::len).collect();
-        assert_eq!(counts, [vec![64; 8], vec![36], vec![4; 31]].concat());
+        assert_eq!(counts, [vec![64; 17], vec![8], vec![4; 22]].concat());
         let (late, ..) = connection();
         let mut own = all_of(&late);
         assert_eq!(own.len(), 4);
@@ -397,11 +397,11 @@ mod tests {
         // What ends is there again, for whom it was.
         own.remove(0);
         own.push(late.open_stream(&socket).unwrap());
-        open.truncate(8);
+        open.truncate(17);
         own.extend(all_of(&late));
-        assert_eq!(own.len(), 36);
+        assert_eq!(own.len(), 8);
         drop((open, own));
-        assert_eq!(socket.streams().0.load(Ordering::Relaxed), 512);
+        assert_eq!(socket.streams().0.load(Ordering::Relaxed), 1024);
         let calls = late.calls();
         assert_eq!((calls.streams, calls.shared_streams), (0, 0));
     }
