@@ -116,10 +116,10 @@ class Broker:
     def store(self, provider: str, access_token: str, **further: object) -> None:
         self.host("token", "import", provider, given=json.dumps({"access_token": access_token, **further}))
 
-    def provided(self, name: str, provider: Provider) -> None:
-        """An entry that the provider renews. Its first token is not one of the provider's."""
+    def provided(self, name: str, provider: Provider, expires_in: float = 0) -> None:
+        """An entry that the provider renews. Its first token, `stored`, is not one of the provider's."""
         self.configure(f'[providers.{name}]\ntoken_endpoint = "{provider.url}"\nclient_id = "tests"\n')
-        self.store(name, "none yet", refresh_token="first", expires_in=0)
+        self.store(name, "stored", refresh_token="first", expires_in=expires_in)
 
     def start(self, *arguments: str) -> None:
         assert self._process is None
@@ -144,6 +144,11 @@ class Broker:
             self._process.kill() if kill else self._process.terminate()
             self._process.wait(PATIENCE)
             self._process = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def client(self, **further: Any) -> credbroker.Client:
         return credbroker.Client(self.socket, self.capability, **further)

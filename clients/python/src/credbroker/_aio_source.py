@@ -47,7 +47,10 @@ class AsyncTokenSource:
         return token
 
     async def refresh(self, refused: Token) -> Token:
-        """Another token than the one that was refused where it was used. Those who ask at once share one refresh."""
+        """Another token than the one that was refused where it was used. Those who ask at once share one refresh.
+
+        It is the same again if that one is so new that the broker does not renew it yet.
+        """
         self._client._endpoint.check(self._closed)
         held = self._cache.usable()
         if held is not None and held.revision != refused.revision:

@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from enum import Enum
 
 from credbroker import errors
-from credbroker._token import Token, _Secret, from_message, seconds
+from credbroker._token import Secret, Token, from_message, seconds
 from credbroker.v1 import credential_broker_pb2 as pb
 
 #: How often to ask if the broker does not say, in seconds.
@@ -26,7 +26,7 @@ class LoginFlow(Enum):
     BROWSER_REDIRECT = 3
 
 
-class LoginPrompt(_Secret):
+class LoginPrompt(Secret):
     """What to show to the user. URLs and code are for the user only, and not in its printed form."""
 
     __slots__ = (

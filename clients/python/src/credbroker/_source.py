@@ -51,7 +51,10 @@ class TokenSource:
         return token
 
     def refresh(self, refused: Token) -> Token:
-        """Another token than the one that was refused where it was used. Those who ask at once share one refresh."""
+        """Another token than the one that was refused where it was used. Those who ask at once share one refresh.
+
+        It is the same again if that one is so new that the broker does not renew it yet.
+        """
         self._client._endpoint.check(self._closed.is_set())
         held = self._cache.usable()
         if held is not None and held.revision != refused.revision:

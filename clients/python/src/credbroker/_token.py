@@ -36,7 +36,7 @@ def now() -> float:
 MAX_SKEW = 5.0
 
 
-class _Secret:
+class Secret:
     """What is not shown, copied to another process, or written down by accident."""
 
     __slots__ = ()
@@ -51,10 +51,10 @@ class _Secret:
         return self
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} is not pickled: it holds a secret, and ask the broker again instead")
+        raise TypeError(f"a {type(self).__name__} is not pickled: it holds a secret. Ask the broker in the other process")
 
 
-class Token(_Secret):
+class Token(Secret):
     """A short-lived access token. It cannot hold a refresh token, and shows its secret only where it is asked for."""
 
     __slots__ = ("_deadline", "_skew", "access_token", "expire_time", "extra", "revision", "scope", "token_type")
@@ -127,7 +127,7 @@ class Token(_Secret):
         return f"<Token [redacted] token_type={self.token_type!r} scope={self.scope!r} expires_in={expires}>"
 
 
-class ApiKey(_Secret):
+class ApiKey(Secret):
     """An API key."""
 
     __slots__ = ("name", "value")

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from google.protobuf import duration_pb2
 
+from credbroker._token import Secret
 from credbroker.errors import ClientClosed, ConfigurationError
 from credbroker.v1 import credential_broker_pb2 as pb
 
@@ -24,7 +25,6 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.use_local_subchannel_pool", 1),
     # A broker that was restarted is found soon. gRPC waits for up to two minutes otherwise.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
 ]
 
@@ -71,10 +71,13 @@ class BucketStats:
     last_used_time: datetime | None
 
 
-class Endpoint:
+class Endpoint(Secret):
     """Where the broker is, and the capability to show. The capability is in no printed form of it."""
 
     __slots__ = ("metadata", "pid", "socket", "target")
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.socket!r}>"
 
     def __init__(self, socket: str | os.PathLike[str] | None, capability: str | None) -> None:
         if socket is None:

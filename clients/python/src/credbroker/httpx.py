@@ -5,7 +5,7 @@
 
 A request that is answered with 401 is sent once more with a new token. A body that can be read only once is not; the next
 request has the new token. If no new token can be had, the reason is raised (:class:`~credbroker.NeedsLogin`...), unless the
-token that was refused was brand-new: then the 401 is the answer.
+token that was refused is so new that the broker does not renew it yet: then the 401 is the answer.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ class BrokerAuth(httpx.Auth):
         response = yield request
         if _refused(response, token.authorization):
             try:
-                token = self._tokens.refresh(token)
+                another = self._tokens.refresh(token)
             except RateLimited:
                 return
-            if _repeatable(request):
-                request.headers["Authorization"] = token.authorization
+            if another.revision != token.revision and _repeatable(request):
+                request.headers["Authorization"] = another.authorization
                 yield request
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
@@ -57,11 +57,11 @@ class AsyncBrokerAuth(httpx.Auth):
         response = yield request
         if _refused(response, token.authorization):
             try:
-                token = await self._tokens.refresh(token)
+                another = await self._tokens.refresh(token)
             except RateLimited:
                 return
-            if _repeatable(request):
-                request.headers["Authorization"] = token.authorization
+            if another.revision != token.revision and _repeatable(request):
+                request.headers["Authorization"] = another.authorization
                 yield request
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:

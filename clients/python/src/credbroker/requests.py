@@ -6,7 +6,7 @@
 
 A request that is answered with 401 is sent once more with a new token. A body that can be read only once is not; the next
 request has the new token. If no new token can be had, the reason is raised (:class:`~credbroker.NeedsLogin`...), unless the
-token that was refused was brand-new: then the 401 is the answer.
+token that was refused is so new that the broker does not renew it yet: then the 401 is the answer.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class BrokerAuth(AuthBase):
         if response.status_code != 401 or response.request.headers.get("Authorization") != token.authorization:
             return response
         try:
-            token = self._tokens.refresh(token)
+            another = self._tokens.refresh(token)
         except RateLimited:
             return response
-        if not isinstance(response.request.body, str | bytes | None):
+        if another.revision == token.revision or not isinstance(response.request.body, str | bytes | None):
             return response
         # The connection can be used again when the answer was read.
         response.content  # noqa: B018
         response.close()
         again = response.request.copy()
-        again.headers["Authorization"] = token.authorization
+        again.headers["Authorization"] = another.authorization
         connection: Any = response.connection
         answer: requests.Response = connection.send(again, **options)
         answer.history.append(response)
