@@ -31,12 +31,18 @@ def person() -> Any:
 
 @pytest.fixture
 def world(broker: Broker) -> Iterator[Broker]:
-    with subprocess.Popen(
-        ["node", variable("TEST_LOGIN_SERVER")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as server:
+    log = broker.directory / "provider.log"
+    with (
+        log.open("wb") as stderr,
+        subprocess.Popen(
+            ["node", variable("TEST_LOGIN_SERVER")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+        ) as server,
+    ):
         assert server.stdin is not None
         assert server.stdout is not None
-        says = json.loads(server.stdout.readline())
+        line = server.stdout.readline()
+        assert line, log.read_text()
+        says = json.loads(line)
         common = f'issuer = "{says["issuer"]}"\nscopes = ["openid", "offline_access"]\n'
         consent = 'authorization_params = { prompt = "consent" }\n'
         broker.configure(
