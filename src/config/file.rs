@@ -17,10 +17,11 @@ use toml::{
 
 use super::{
     error::{ConfigError, Place, escaped},
+    git::InvalidHost,
     schema::{Key, did_you_mean},
-    section::{Given, Roots, Section},
+    section::{Given, Roots, Section, Title},
 };
-use crate::credential::Name;
+use crate::credential::InvalidName;
 
 /// Far above any sensible configuration: a device or an endless pipe must not fill the memory.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -94,7 +95,7 @@ impl Source {
     }
 
     /// The file's sections in the order of their lines. `keys` says which there are; one that is written `x.NAME`
-    /// holds a section for each name.
+    /// holds a section for each name, and `x.HOST` one for each host.
     pub(super) fn sections<'d>(
         &'d self,
         table: &'d DeTable<'d>,
@@ -104,25 +105,19 @@ impl Source {
         let mut found = Vec::new();
         for (name, value) in in_order(table) {
             let place = self.place(&name.span());
-            let named = format!("{}.NAME", name.get_ref());
             let known = |section: &str| keys.iter().find(|key| key.section == section).map(|key| key.section);
+            let named = || known(&format!("{}.NAME", name.get_ref())).or(known(&format!("{}.HOST", name.get_ref())));
             if let Some(section) = known(name.get_ref()) {
                 let content = self.table(name.get_ref(), &place, value)?;
                 found.push(self.section(section, None, place, content, keys, roots)?);
-            } else if let Some(section) = known(&named) {
+            } else if let Some(section) = named() {
                 let content = self.table(name.get_ref(), &place, value)?;
                 for (inner, value) in in_order(content) {
                     let place = self.place(&inner.span());
                     let shown = dotted(name.get_ref(), inner.get_ref());
-                    let inner = inner.get_ref().parse::<Name>().map_err(|e| {
-                        ConfigError::new(
-                            &place,
-                            format!("the name in [{shown}] cannot be used: {e}"),
-                            "choose another name",
-                        )
-                    })?;
+                    let title = title(section, inner.get_ref(), &shown, &place)?;
                     let content = self.table(&shown, &place, value)?;
-                    found.push(self.section(section, Some(inner), place, content, keys, roots)?);
+                    found.push(self.section(section, Some(title), place, content, keys, roots)?);
                 }
             } else {
                 return Err(unknown_section(&place, name.get_ref(), keys));
@@ -134,13 +129,13 @@ impl Source {
     fn section<'d>(
         &'d self,
         section: &'static str,
-        name: Option<Name>,
+        title: Option<Title>,
         place: Place,
         content: &'d DeTable<'d>,
         keys: &'static [Key],
         roots: Roots<'d>,
     ) -> Result<Section<'d>, ConfigError> {
-        let mut found = Section::new(section, name, place, roots);
+        let mut found = Section::new(section, title, place, roots);
         let names: Vec<&str> = keys.iter().filter(|k| k.section == section).map(|k| k.name).collect();
         for (key, value) in in_order(content) {
             let place = self.place(&key.span());
@@ -169,6 +164,21 @@ impl Source {
     }
 }
 
+/// What the user calls a section, as the section's kind has it.
+fn title(section: &str, text: &str, shown: &str, place: &Place) -> Result<Title, ConfigError> {
+    if section.ends_with(".HOST") {
+        text.parse().map(Title::Host).map_err(|error: InvalidHost| {
+            let problem = format!("the host in [{shown}] cannot be used");
+            ConfigError::new(place, problem, error.mend())
+        })
+    } else {
+        text.parse().map(Title::Name).map_err(|error: InvalidName| {
+            let problem = format!("the name in [{shown}] cannot be used: {error}");
+            ConfigError::new(place, problem, "choose another name")
+        })
+    }
+}
+
 fn unknown_section(place: &Place, name: &str, keys: &[Key]) -> ConfigError {
     let problem = format!("unknown section \"{}\"", escaped(name));
     if let Some(key) = keys.iter().find(|key| key.name == name) {
@@ -191,7 +201,7 @@ fn unknown_key(place: &Place, section: &Section<'_>, key: &str, value: &DeValue<
     if key == "client_secret" {
         // The most likely slip of all, and the nearest key alone does not say why there is no such key.
         hint.push_str(" (a secret is never written into this file)");
-    } else if value.is_table() && section.has_name() {
+    } else if value.is_table() && section.has_title() {
         hint.push_str(" (a name with a dot needs quotes: [section.\"a.b\"])");
     }
     ConfigError::new(

@@ -13,6 +13,7 @@ mod capability_file;
 mod environment;
 mod error;
 mod file;
+mod git;
 mod policy_file;
 mod providers;
 mod schema;
@@ -33,6 +34,7 @@ pub use self::{
     capability_file::{Capability, read_capability_file},
     environment::{CAPABILITY, Environment, SOCKET},
     error::ConfigError,
+    git::{GitConfig, GitHost, GitSecret, InvalidHost},
     policy_file::{PolicyFile, Sandbox},
     providers::{ClientAuth, ClientSecret, Flow, Preset, ProviderConfig, RedirectHost, TokenRequestFormat},
     schema::{KEYS, Key, Kind, POLICY_KEYS},
@@ -42,7 +44,7 @@ use self::{
     environment::PREFIX,
     error::{Place, escaped},
     file::Source,
-    schema::{AUDIT, LIMITS, LOGIN, PROVIDERS, STORE, choice, did_you_mean},
+    schema::{AUDIT, GIT, LIMITS, LOGIN, STORE, choice, did_you_mean},
     section::{Given, Roots, Section, absolute},
 };
 use crate::credential::Name;
@@ -59,6 +61,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// How users log in.
     pub login: LoginConfig,
+    /// What git gets, by host.
+    pub git: BTreeMap<GitHost, GitConfig>,
     /// The providers by name.
     pub providers: BTreeMap<Name, ProviderConfig>,
 }
@@ -235,6 +239,7 @@ impl Config {
             },
             limits: LimitsConfig::default(),
             login: LoginConfig::default(),
+            git: BTreeMap::new(),
             providers: BTreeMap::new(),
         };
         for section in &sections {
@@ -247,6 +252,7 @@ impl Config {
                     }
                 }
                 (LIMITS, _) => config.limits = LimitsConfig::from_section(section)?,
+                (GIT, _) => config.add_git_host(section)?,
                 (_, Some(name)) => {
                     let provider = ProviderConfig::from_section(section)?;
                     config.providers.insert(name.clone(), provider);
@@ -256,6 +262,18 @@ impl Config {
             }
         }
         Ok(config)
+    }
+
+    fn add_git_host(&mut self, section: &Section<'_>) -> Result<(), ConfigError> {
+        let Some(host) = section.host() else {
+            return Ok(());
+        };
+        let git = GitConfig::from_section(section)?;
+        if self.git.insert(host.clone(), git).is_some() {
+            // Keys of TOML are other ones in another case, hosts are not.
+            return Err(section.incomplete("is there twice", "remove one of the two"));
+        }
+        Ok(())
     }
 }
 
@@ -308,7 +326,8 @@ fn override_keys<'d>(
 }
 
 fn overridable() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().filter(|key| key.section != PROVIDERS)
+    // Variables cannot say which provider or host they mean.
+    KEYS.iter().filter(|key| !key.section.contains('.'))
 }
 
 /// The variable that overrides the key.
@@ -318,12 +337,14 @@ fn variable_of(key: &Key) -> String {
 
 fn unknown_variable(place: &Place, name: &str) -> ConfigError {
     let problem = format!("unknown variable \"{}\"", escaped(name));
-    if name.starts_with("CREDBROKER_PROVIDERS_") {
-        return ConfigError::new(
-            place,
-            problem,
-            "providers are set in the configuration file only: unset it",
-        );
+    for (prefix, what) in [
+        ("CREDBROKER_PROVIDERS_", "providers"),
+        ("CREDBROKER_GIT_", "git's hosts"),
+    ] {
+        if name.starts_with(prefix) {
+            let mend = format!("{what} are set in the configuration file only: unset it");
+            return ConfigError::new(place, problem, mend);
+        }
     }
     let known: Vec<String> = overridable().map(variable_of).collect();
     let mut names: Vec<&str> = known.iter().map(String::as_str).collect();

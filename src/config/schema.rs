@@ -7,7 +7,7 @@ use super::providers::{ClientAuth, Flow, Preset, RedirectHost, TokenRequestForma
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Key {
-    /// The section as documentation writes it; `NAME` stands for a name that the user chooses.
+    /// The section as documentation writes it; `NAME` stands for a name that the user chooses, `HOST` for a host.
     pub section: &'static str,
     /// The key.
     pub name: &'static str,
@@ -57,6 +57,10 @@ pub enum Kind {
     Entries,
     /// An array of API key patterns: `K` or `*`.
     ApiKeys,
+    /// One entry: `P` or `P/B`.
+    Entry,
+    /// The name of an API key.
+    ApiKey,
 }
 
 impl Kind {
@@ -83,6 +87,8 @@ impl Kind {
             Self::Digest => "64 hexadecimal digits in a string: the SHA-256 of the capability's 32 bytes".into(),
             Self::Entries => "an array of entry patterns, each P, P/B, P/* or * in a string".into(),
             Self::ApiKeys => "an array of API key names in strings, or \"*\"".into(),
+            Self::Entry => "one entry in a string: P (the bucket \"default\" of provider P) or P/B".into(),
+            Self::ApiKey => "the name of an API key in a string".into(),
         }
     }
 }
@@ -107,6 +113,7 @@ pub(super) const STORE: &str = "store";
 pub(super) const AUDIT: &str = "audit";
 pub(super) const LIMITS: &str = "limits";
 pub(super) const LOGIN: &str = "login";
+pub(super) const GIT: &str = "git.HOST";
 pub(super) const PROVIDERS: &str = "providers.NAME";
 pub(super) const SANDBOXES: &str = "sandboxes.NAME";
 
@@ -124,6 +131,9 @@ pub const KEYS: &[Key] = &[
     key(LIMITS, "connections", Kind::Count, "256", "how many connections a socket may have"),
     key(LIMITS, "streams", Kind::Count, "64", "how many streaming calls a connection may have; sixteen may have as many at once, the others four each"),
     key(LOGIN, "timeout_seconds", Kind::Seconds, "600", "how long a user has to complete a login, in seconds"),
+    key(GIT, "entry", Kind::Entry, "none", "the entry whose access token git gets as the password for HOST; this or api_key"),
+    key(GIT, "api_key", Kind::ApiKey, "none", "the API key that git gets as the password for HOST"),
+    key(GIT, "username", Kind::Text, "what git asks for, else oauth2", "the user name that git gets; if git asks for another one, it is not answered"),
     key(PROVIDERS, "preset", Kind::Choice(Preset::NAMES), "none", "take what is particular to a known provider; every other key overrides it"),
     key(PROVIDERS, "issuer", Kind::Url, "none", "the issuer, whose discovery document names the endpoints; those of a preset are then left aside"),
     key(PROVIDERS, "authorization_endpoint", Kind::Url, "the preset's or discovered", "where the user's browser is sent"),

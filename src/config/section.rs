@@ -20,10 +20,14 @@ use super::{
     Endpoint,
     error::{ConfigError, Place},
     file::{Source, dotted},
+    git::GitHost,
     schema::{Choice, Key, did_you_mean},
     values::{Params, ShellCommand},
 };
-use crate::credential::{MAX_LIFETIME, Name};
+use crate::{
+    broker::policy::EntryPattern,
+    credential::{EntryKey, MAX_LIFETIME, Name},
+};
 
 /// The largest number that a count takes.
 const MAX_COUNT: u32 = 1_000_000;
@@ -46,6 +50,22 @@ pub(super) enum Given<'d> {
     Variable(&'d OsStr),
 }
 
+/// What the user calls a section that there may be many of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Title {
+    Name(Name),
+    Host(GitHost),
+}
+
+impl fmt::Display for Title {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Host(host) => host.fmt(f),
+        }
+    }
+}
+
 struct Setting<'d> {
     key: &'static Key,
     place: Place,
@@ -55,7 +75,7 @@ struct Setting<'d> {
 /// A section: which keys are set, where, and to what.
 pub(super) struct Section<'d> {
     section: &'static str,
-    name: Option<Name>,
+    title: Option<Title>,
     place: Place,
     roots: Roots<'d>,
     settings: BTreeMap<&'static str, Setting<'d>>,
@@ -63,18 +83,18 @@ pub(super) struct Section<'d> {
 
 impl fmt::Display for Section<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.name, self.section.split_once('.')) {
-            (Some(name), Some((first, _))) => f.write_str(&dotted(first, name.as_str())),
+        match (&self.title, self.section.split_once('.')) {
+            (Some(title), Some((first, _))) => f.write_str(&dotted(first, &title.to_string())),
             (Some(_), None) | (None, _) => f.write_str(self.section),
         }
     }
 }
 
 impl<'d> Section<'d> {
-    pub(super) fn new(section: &'static str, name: Option<Name>, place: Place, roots: Roots<'d>) -> Self {
+    pub(super) fn new(section: &'static str, title: Option<Title>, place: Place, roots: Roots<'d>) -> Self {
         Self {
             section,
-            name,
+            title,
             place,
             roots,
             settings: BTreeMap::new(),
@@ -93,11 +113,22 @@ impl<'d> Section<'d> {
 
     /// The name that the user chose, in a section that has one.
     pub(super) fn name(&self) -> Option<&Name> {
-        self.name.as_ref()
+        match &self.title {
+            Some(Title::Name(name)) => Some(name),
+            Some(Title::Host(_)) | None => None,
+        }
     }
 
-    pub(super) fn has_name(&self) -> bool {
-        self.name.is_some()
+    /// The host, in a section that is about one.
+    pub(super) fn host(&self) -> Option<&GitHost> {
+        match &self.title {
+            Some(Title::Host(host)) => Some(host),
+            Some(Title::Name(_)) | None => None,
+        }
+    }
+
+    pub(super) fn has_title(&self) -> bool {
+        self.title.is_some()
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
@@ -145,6 +176,19 @@ impl<'d> Section<'d> {
             let first = text.bytes().next()?;
             let fits = !first.is_ascii_digit() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
             fits.then(|| text.to_owned())
+        })
+    }
+
+    /// The name of an API key.
+    pub(super) fn name_of(&self, key: &str) -> Result<Option<Name>, ConfigError> {
+        self.with(key, |setting| setting.text()?.parse().ok())
+    }
+
+    /// One entry: `P` or `P/B`.
+    pub(super) fn entry(&self, key: &str) -> Result<Option<EntryKey>, ConfigError> {
+        self.with(key, |setting| match setting.text()?.parse().ok()? {
+            EntryPattern::Entry(entry) => Some(entry),
+            EntryPattern::Provider(_) | EntryPattern::Everything => None,
         })
     }
 

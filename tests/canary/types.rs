@@ -106,6 +106,7 @@ const HOLD_NONE: &str = "
     client/store.rs BucketStats Revocation ServerInfo
     clock.rs Now SystemClock
     config/error.rs ConfigError
+    config/git.rs GitConfig GitHost GitSecret InvalidHost
     config/mod.rs AuditConfig LimitsConfig LoginConfig
     config/policy_file.rs PolicyFile Sandbox
     config/schema.rs Key Kind

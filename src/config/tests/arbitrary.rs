@@ -14,6 +14,8 @@ fn nearly_right() -> impl Strategy<Value = String> {
         "audit",
         "providers.n",
         "providers",
+        "git.'h.example:8443'",
+        "git.h",
         "sandboxes.n",
         "x",
         "providers.n.token_params",
@@ -55,6 +57,13 @@ proptest! {
     #[test]
     fn any_bytes_are_a_file_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         judge(&bytes)?;
+    }
+
+    #[test]
+    fn any_host_is_read_as_it_is_shown(text in "\\PC{0,20}|[a-z.]{1,9}(:[0-9]{1,6})?|\\[[0-9a-f:.]{0,20}\\](:[0-9]{0,6})?") {
+        if let Ok(host) = text.parse::<GitHost>() {
+            prop_assert_eq!(host.to_string().parse(), Ok(host));
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) fn right(kind: Kind) -> Vec<String> {
         Kind::Digest => return vec![format!("'{DIGEST}'")],
         Kind::Entries => &["[]", "['p', 'p/b', 'p/*', '*']"],
         Kind::ApiKeys => &["[]", "['k', '*']"],
+        Kind::Entry => &["'p'", "'p/b'", "'p/default'"],
+        Kind::ApiKey => &["'k'", "'a.b@c'"],
     };
     fixed.iter().map(ToString::to_string).collect()
 }
@@ -79,6 +81,16 @@ pub(super) fn wrong(kind: Kind) -> &'static [&'static str] {
         ],
         Kind::Entries => &["['']", "['p', 'hunter2 x']", "['p/']", "['*/b']", "'p'", "[1]"],
         Kind::ApiKeys => &["['']", "['hunter2/x']", "['k*']", "'k'", "[1]"],
+        Kind::Entry => &[
+            "''",
+            "'hunter2 x'",
+            "'hunter2/'",
+            "'/hunter2'",
+            "'p/hunter2/x'",
+            "'hunter2/*'",
+            "'*'",
+        ],
+        Kind::ApiKey => &["''", "'hunter2/x'", "'*'", "'..'"],
     }
 }
 
@@ -106,13 +118,19 @@ fn type_of(kind: Kind) -> &'static str {
         | Kind::Url
         | Kind::UrlPath
         | Kind::Choice(_)
-        | Kind::Digest => "string",
+        | Kind::Digest
+        | Kind::Entry
+        | Kind::ApiKey => "string",
     }
+}
+
+fn section_of(key: &Key) -> String {
+    key.section.replace("NAME", "n").replace("HOST", "h")
 }
 
 /// A file that sets one key (on line 3, in a section that is complete but for it), with the key's full name.
 fn file_with(key: &Key, value: &str) -> (String, String) {
-    let section = key.section.replace("NAME", "n");
+    let section = section_of(key);
     let mut text = format!("# a comment\n[{section}]\n{} = {value}\n", key.name);
     let rest = match key.section {
         "providers.NAME" => {
@@ -123,6 +141,7 @@ fn file_with(key: &Key, value: &str) -> (String, String) {
                 .filter(|line| !line.starts_with(&format!("{} ", key.name)))
                 .collect()
         }
+        "git.HOST" if key.name == "username" => vec!["entry = 'p'"],
         "sandboxes.NAME" if key.name != "capability_sha256" => vec![
             "capability_sha256 = \
              '0000000000000000000000000000000000000000000000000000000000000000'",
@@ -215,7 +234,7 @@ fn every_misspelt_key_is_named_with_the_nearest() {
             if KEYS.iter().chain(POLICY_KEYS).any(|other| other.name == name) {
                 continue;
             }
-            let section = key.section.replace("NAME", "n");
+            let section = section_of(key);
             let text = format!("\n[{section}]\n\n\"{name}\" = '{SECRET}'\n");
             let error = error(&text, 4);
             assert!(error.contains(&format!("unknown key \"{section}.{name}\"")), "{error}");

@@ -2,6 +2,7 @@
 
 mod arbitrary;
 mod config_file;
+mod git;
 mod keys;
 mod policy_file;
 mod providers;

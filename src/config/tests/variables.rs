@@ -48,8 +48,8 @@ fn variables_override_single_keys() {
 }
 
 #[test]
-fn every_key_but_the_providers_has_its_variable() {
-    for key in KEYS.iter().filter(|key| key.section != PROVIDERS) {
+fn every_key_but_the_providers_and_hosts_has_its_variable() {
+    for key in KEYS.iter().filter(|key| !key.section.contains('.')) {
         let value = match right(key.kind).first() {
             Some(value) => value.trim_matches('\'').to_owned(),
             None => continue,
@@ -85,6 +85,10 @@ fn unknown_variables_are_named_with_the_nearest() {
         (
             "CREDBROKER_PROVIDERS_X_CLIENT_ID",
             "providers are set in the configuration file only",
+        ),
+        (
+            "CREDBROKER_GIT_ENTRY",
+            "git's hosts are set in the configuration file only",
         ),
         ("CREDBROKER_store_path", "did you mean \"CREDBROKER_STORE_PATH\"?"),
         ("CREDBROKER_", "CREDBROKER_"),
