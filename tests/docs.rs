@@ -90,7 +90,7 @@ fn the_examples_of_the_configuration_page_are_accepted() {
     let directory = tempfile::TempDir::new().unwrap();
     let file = directory.path().join("example.toml");
     let environment = credbroker::config::Environment::from_iter([("HOME", "/home/u")]);
-    for name in ["docs/configuration.md", "docs/login.md", "README.md"] {
+    for name in ["docs/configuration.md", "docs/login.md", "docs/git.md", "README.md"] {
         for example in blocks(&read(name), &["toml"]) {
             fs::write(&file, &example).unwrap();
             let accepted = if example.contains("[sandboxes.") {
@@ -131,7 +131,7 @@ fn the_readme_mentions_every_command() {
 fn every_invocation_in_the_documents_is_one_that_works() {
     let mut checked = 0;
     let mut scripts = vec![("an example of the manual or of --help", pages::examples(&leaves()))];
-    for name in ["README.md", "docs/configuration.md", "docs/login.md"] {
+    for name in ["README.md", "docs/configuration.md", "docs/login.md", "docs/git.md"] {
         let found = blocks(&read(name), &["sh", "console", "bash", "shell"]);
         scripts.extend(found.into_iter().map(|block| (name, block)));
     }
@@ -156,7 +156,7 @@ fn every_flag_that_the_documents_name_exists() {
                 .filter_map(|a| Some(format!("--{}", a.get_long()?))),
         );
     }
-    for name in ["README.md", "docs/configuration.md", "docs/login.md"] {
+    for name in ["README.md", "docs/configuration.md", "docs/login.md", "docs/git.md"] {
         for span in code_spans(&read(name)) {
             let mut words = span.split_whitespace();
             let first = words.next().unwrap_or_default();

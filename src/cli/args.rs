@@ -1,9 +1,12 @@
 //! The words of the command line, and nothing of what they do. Help texts and the manual page come from here.
 
+mod git;
+
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::git::GitCredentialArgs;
 use crate::{
     broker::policy::{EntryPattern, NamePattern},
     client::LoginFlow,
@@ -76,6 +79,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show the providers that are configured or stored
     Providers,
+    /// Answer git, which asks for user name and password
+    GitCredential(GitCredentialArgs),
 }
 
 impl Command {
@@ -115,7 +120,8 @@ impl Command {
             | Self::Login(_)
             | Self::Logout(_)
             | Self::Status(_)
-            | Self::Doctor(_) => None,
+            | Self::Doctor(_)
+            | Self::GitCredential(_) => None,
         }
     }
 }

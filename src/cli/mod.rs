@@ -5,6 +5,7 @@ pub mod args;
 mod child;
 mod doctor;
 mod failure;
+mod git_credential;
 mod key;
 mod login;
 mod logout;
@@ -160,6 +161,9 @@ fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
         }),
         Command::Doctor(arguments) => {
             runtime(Workers::One)?.block_on(doctor::doctor(cli.config.as_deref(), environment, &arguments))
+        }
+        Command::GitCredential(arguments) => {
+            runtime(Workers::One)?.block_on(git_credential::git_credential(config, environment, arguments))
         }
         Command::Providers => runtime(Workers::One)?.block_on(async {
             let session = session::Session::open(config, environment).await?;

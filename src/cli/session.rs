@@ -9,7 +9,7 @@ use crate::{
     cli::failure::Failure,
     client::{ApiKeyStore as _, CredentialStore as _, LoginAdapter, ProxyTokenStore, Revocation},
     config::{Backend, Config, Environment},
-    credential::{AccessToken, EntryKey, Name},
+    credential::{AccessToken, EntryKey, Name, Revision},
     daemon,
 };
 
@@ -62,11 +62,15 @@ impl Session {
         }
     }
 
-    pub(super) async fn refresh(&self, key: &EntryKey) -> Result<AccessToken, Failure> {
+    /// `revision` is that of the token that was refused where it was used. `None`: whichever is current.
+    pub(super) async fn refresh(&self, key: &EntryKey, revision: Option<&str>) -> Result<AccessToken, Failure> {
         match self {
-            Self::Host { broker, caller, .. } => Ok(broker.refresh_token(caller, key, None).await?),
+            Self::Host { broker, caller, .. } => {
+                let revision = revision.map(Revision::from_stored);
+                Ok(broker.refresh_token(caller, key, revision.as_ref()).await?)
+            }
             Self::Sandbox(client) => client
-                .refresh_token(key, None)
+                .refresh_token(key, revision)
                 .await?
                 .ok_or_else(|| Failure::not_found(Error::NoEntry(key.clone()).to_string())),
         }

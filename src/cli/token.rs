@@ -62,7 +62,7 @@ async fn refresh(session: &Session, arguments: TokenRefreshArgs) -> Result<(), F
         provider: arguments.provider,
         bucket: arguments.bucket,
     };
-    let token = session.refresh(&key).await?;
+    let token = session.refresh(&key, None).await?;
     let validity = match token.expire_time {
         None => "does not expire".to_owned(),
         Some(at) => format!("expires {}", output::relative(at, SystemClock::new().now().wall)),

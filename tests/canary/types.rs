@@ -99,6 +99,7 @@ const HOLD_NONE: &str = "
     broker/timing/renewal.rs Due Interest
     cli/args.rs Cli Command DoctorArgs KeyCommand LogFormat Rights RunArgs SandboxKind ServeArgs StatusArgs TokenCommand
     cli/args.rs LoginArgs LogoutArgs TokenGetArgs TokenImportArgs TokenRefreshArgs
+    cli/args/git.rs GitCredentialArgs
     client/connect.rs ConnectError
     client/error.rs Error Refusal
     client/login.rs LoginAdapter
