@@ -4,7 +4,7 @@ cd "$(dirname "$0")"
 # shellcheck source=tests/interop/lib.sh
 source lib.sh
 
-all=(python python-old node go java grpcurl buf age oidc login clients)
+all=(python python-old node go java grpcurl buf age oidc git login clients)
 rings=("${@:-${all[@]}}")
 
 if [[ -z ${CREDBROKER_BIN:-} ]]; then

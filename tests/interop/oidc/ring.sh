@@ -29,7 +29,7 @@ jq -n --arg refresh "$(of refresh_token)" '{access_token: "none yet", refresh_to
   on_host "$CREDBROKER_BIN" token import idp 2>>"$fixture/stderr"
 
 export OIDC_SECONDS=$seconds
-OIDC_PROVIDER=$(jq -c 'del(.refresh_token)' <<<"$provider")
+OIDC_PROVIDER=$(jq -c 'del(.refresh_token, .steady)' <<<"$provider")
 export OIDC_PROVIDER
 side() {
   # shellcheck disable=SC2016

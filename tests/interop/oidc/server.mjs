@@ -1,11 +1,13 @@
 // A certified OpenID provider on loopback: access tokens of 5 seconds, refresh tokens that rotate, reuse detection that
 // revokes the whole family. Prints {"issuer", "counts", "refresh_token"} once it listens; `counts` answers with what the
-// provider has seen. Ends when its standard input does.
+// provider has seen, and forgets the access token that is posted to it (a revocation would take the refresh token along).
+// `steady` is a second client whose access tokens are good for an hour, and has one. Ends when its standard input does.
 import { createServer } from 'node:http';
 import { Provider } from 'oidc-provider';
 
 const LIFETIME = 5;
 const CLIENT = { id: 'credbroker', secret: 'a secret: with /+% and spaces' };
+const STEADY = 'steady';
 
 const listening = (server) =>
   new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve(server.address().port)));
@@ -14,15 +16,13 @@ const front = createServer((request, response) => provider.callback()(request, r
 const issuer = `http://127.0.0.1:${await listening(front)}`;
 
 const provider = new Provider(issuer, {
-  clients: [
-    {
-      client_id: CLIENT.id,
-      client_secret: CLIENT.secret,
-      grant_types: ['authorization_code', 'refresh_token'],
-      redirect_uris: ['http://127.0.0.1/callback'],
-      token_endpoint_auth_method: 'client_secret_basic',
-    },
-  ],
+  clients: [CLIENT.id, STEADY].map((id) => ({
+    client_id: id,
+    client_secret: CLIENT.secret,
+    grant_types: ['authorization_code', 'refresh_token'],
+    redirect_uris: ['http://127.0.0.1/callback'],
+    token_endpoint_auth_method: 'client_secret_basic',
+  })),
   scopes: ['openid', 'offline_access'],
   findAccount: (_, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
   features: {
@@ -31,7 +31,7 @@ const provider = new Provider(issuer, {
     revocation: { enabled: true },
   },
   rotateRefreshToken: true,
-  ttl: { AccessToken: LIFETIME, IdToken: LIFETIME, RefreshToken: 86400, Grant: 86400 },
+  ttl: { AccessToken: (_, token) => (token.clientId === STEADY ? 3600 : LIFETIME), IdToken: LIFETIME, RefreshToken: 86400, Grant: 86400 },
 });
 
 const counts = { refreshed: 0, refused: 0, revoked: 0, last: {} };
@@ -45,26 +45,39 @@ provider.on('grant.error', (_, error) => {
 provider.on('grant.revoked', () => {
   counts.revoked += 1;
 });
-const back = createServer((_, response) => response.end(JSON.stringify(counts)));
+const back = createServer(async (request, response) => {
+  if (request.method === 'POST') {
+    const sent = await request.setEncoding('utf8').toArray();
+    await (await provider.AccessToken.find(sent.join(''))).destroy();
+  }
+  response.end(JSON.stringify(counts));
+});
 const port = await listening(back);
 
 // What an authorization code flow would have left behind.
-const grant = new provider.Grant({ accountId: 'alice', clientId: CLIENT.id });
-grant.addOIDCScope('openid offline_access');
-const refreshToken = new provider.RefreshToken({
-  accountId: 'alice',
-  client: await provider.Client.find(CLIENT.id),
-  grantId: await grant.save(),
-  gty: 'authorization_code',
-  scope: 'openid offline_access',
-});
+const granted = async (clientId) => {
+  const grant = new provider.Grant({ accountId: 'alice', clientId });
+  grant.addOIDCScope('openid offline_access');
+  const what = {
+    accountId: 'alice',
+    client: await provider.Client.find(clientId),
+    grantId: await grant.save(),
+    gty: 'authorization_code',
+    scope: 'openid offline_access',
+  };
+  return {
+    refresh_token: await new provider.RefreshToken(what).save(),
+    access_token: await new provider.AccessToken(what).save(),
+  };
+};
 console.log(
   JSON.stringify({
     issuer,
     counts: `http://127.0.0.1:${port}/`,
     client_id: CLIENT.id,
     client_secret: CLIENT.secret,
-    refresh_token: await refreshToken.save(),
+    refresh_token: (await granted(CLIENT.id)).refresh_token,
+    steady: { client_id: STEADY, ...(await granted(STEADY)) },
   }),
 );
 process.stdin.on('end', () => process.exit(0)).resume();
