@@ -32,15 +32,20 @@ need() {
 }
 
 # cached DIRECTORY INPUT COMMAND...: makes $cache/DIRECTORY with COMMAND (run inside it), once for each state of INPUT.
+# Another clone of the repository finds it as well, and nobody makes it twice at once.
 cached() {
-  local directory=$cache/$1 input=$2 stamp
+  local directory=$cache/$1 input=$2 stamp turn
   shift 2
-  stamp="$(sha256sum <"$input") $*"
-  [[ -f $directory/.made && $(<"$directory/.made") = "$stamp" ]] && return
-  rm -rf "$directory"
-  mkdir -p "$directory"
-  (cd "$directory" && "$@" >&2) || die "cannot make $directory"
-  printf '%s\n' "$stamp" >"$directory/.made"
+  stamp="$(sha256sum <"$input") ${*//"$root"/}"
+  exec {turn}>"$directory.turn"
+  flock "$turn"
+  if [[ ! -f $directory/.made || $(<"$directory/.made") != "$stamp" ]]; then
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    (cd "$directory" && "$@" >&2) || die "cannot make $directory"
+    printf '%s\n' "$stamp" >"$directory/.made"
+  fi
+  exec {turn}>&-
 }
 
 # A virtual environment at the working directory with the packages of a requirements file, and no others.

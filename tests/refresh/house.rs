@@ -62,6 +62,11 @@ impl House {
         broker(&self.store, &self.clock, &[("p", &self.authority)])
     }
 
+    /// One whose configuration does not name the provider.
+    pub(crate) fn without_provider(&self) -> Broker {
+        broker(&self.store, &self.clock, &[])
+    }
+
     /// One that renews ahead, without jitter, as the daemon does.
     pub(crate) fn renewing(&self) -> Broker {
         let renewals = Renewals::Ahead(Arc::new(|| 0.0));

@@ -234,6 +234,16 @@ async fn a_token_that_cannot_be_renewed_is_good_to_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_follows_an_entry_without_a_provider_is_told_which_mend_helps() {
+    let house = House::with(3600).await;
+    let broker = house.without_provider();
+    let mut follower = Follower::of(&broker).await;
+    follower.was_told(["at-0"]).await;
+    let (got, after) = follower.next().await;
+    assert_eq!((got, after.as_secs()), (failed(Reason::ProviderNotFound), 3600));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_before_the_end_goes_on_in_the_same_stream() {
     let house = House::with(3600).await;
     let broker = house.renewing();

@@ -87,10 +87,6 @@ where
             written,
             poke: Notify::new(),
         });
-        if self.shared.closing.is_cancelled() {
-            // Nobody will write: the reader finds the place closed.
-            return reading;
-        }
         places.insert(key.clone(), Arc::clone(&place));
         self.shared.followed.store(places.len(), Ordering::Release);
         let feeding = Feeding {
