@@ -1,0 +1,25 @@
+// What is made for the wire.
+import { create } from "@bufbuild/protobuf";
+import { DurationSchema, type Duration } from "@bufbuild/protobuf/wkt";
+import { errorOf } from "./errors.js";
+
+/** The longest duration that there is on the wire: about 10,000 years. */
+const LONGEST_SECONDS = 315_576_000_000;
+
+/** Seconds as a duration of the wire. */
+export function duration(field: string, value: number): Duration {
+  if (!(Math.abs(value) <= LONGEST_SECONDS)) {
+    throw invalid(field, `must be a number of seconds, not ${value}`);
+  }
+  const whole = Math.trunc(value);
+  return create(DurationSchema, { seconds: BigInt(whole), nanos: Math.trunc((value - whole) * 1e9) });
+}
+
+/** An argument that cannot be sent. */
+export function invalid(field: string, description: string) {
+  return errorOf("INVALID_REQUEST", `${field} ${description}`, {
+    code: "INVALID_ARGUMENT",
+    metadata: { field },
+    violations: [{ field, description }],
+  });
+}
