@@ -10,7 +10,7 @@ import { login, type Call, type LoginOptions, type Make } from "./login.js";
 import { TokenSource } from "./source.js";
 import { unlessAborted } from "./time.js";
 import { AccessToken, ApiKey, now, type Moment } from "./token.js";
-import { duration } from "./wire.js";
+import { duration, timeout } from "./wire.js";
 
 /** The version of the protocol that this package speaks. */
 const PROTOCOL_VERSION = 1;
@@ -105,7 +105,7 @@ export class Broker {
   /** Fails with {@link ConfigurationError} if nothing says where the broker is. */
   constructor({ socket, capability, timeoutMs = TIMEOUT_MS }: BrokerOptions = {}) {
     this.#address = socket === undefined ? fromEnvironment() : checked(socket, capability, "capability");
-    this.#timeoutMs = timeoutMs;
+    this.#timeoutMs = timeout(timeoutMs);
     this.#calls = new Connection(this.#address);
   }
 
@@ -232,6 +232,7 @@ export class Broker {
   async serverInfo(options: CallOptions = {}): Promise<ServerInfo> {
     const request = { minVersion: PROTOCOL_VERSION, maxVersion: PROTOCOL_VERSION };
     const { signal, timeoutMs = this.#timeoutMs } = options;
+    timeout(timeoutMs);
     const { version, serverVersion, features } = await this.#calls.call(
       (client) => client.getServerInfo(request, { timeoutMs, ...(signal && { signal }) }),
       signal,
@@ -253,6 +254,7 @@ export class Broker {
 
   /** One call, after the versions were agreed on. */
   async #call<T>(make: Make<T>, { signal, timeoutMs = this.#timeoutMs }: CallOptions): Promise<T> {
+    timeout(timeoutMs);
     signal?.throwIfAborted();
     if (!this.#agreed) {
       await this.#agreement(timeoutMs, signal);

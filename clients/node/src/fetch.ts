@@ -33,7 +33,8 @@ export function authorizedFetch(source: TokenSource, options: AuthorizedFetchOpt
 
     const token = await source.get({ signal });
     const response = await authorized(token.authorization);
-    if (response.status !== 401) {
+    // Who answers after a redirect to elsewhere has not seen the token.
+    if (response.status !== 401 || (response.redirected && new URL(response.url).origin !== url.origin)) {
       return response;
     }
     const next = await source.refresh(token, { signal });

@@ -36,6 +36,8 @@ export class TokenSource {
   /** How many times the stream changed `#token`: what it says wins over answers to questions that were asked before. */
   #news = 0;
   #following = false;
+  /** Ends the waiting before the next stream. */
+  #wake: (() => void) | undefined;
   #streams = 0;
   #asked: Promise<AccessToken> | undefined;
   readonly #refreshing = new Map<string, Promise<AccessToken>>();
@@ -116,6 +118,8 @@ export class TokenSource {
     if (news === this.#news && !this.#end.signal.aborted) {
       this.#token = token;
     }
+    // The broker is there.
+    this.#wake?.();
     this.#follow();
     return token;
   }
@@ -155,7 +159,10 @@ export class TokenSource {
         delay = Math.max(longest * (0.5 + Math.random() / 2), (error.retryAfter ?? 0) * 1000);
         failures++;
       }
-      await sleep(delay, signal, true).catch(() => {});
+      const wake = new AbortController();
+      this.#wake = () => wake.abort();
+      await sleep(delay, AbortSignal.any([signal, wake.signal]), true).catch(() => {});
+      this.#wake = undefined;
     }
   }
 }

@@ -15,6 +15,17 @@ export function duration(field: string, value: number): Duration {
   return create(DurationSchema, { seconds: BigInt(whole), nanos: Math.trunc((value - whole) * 1e9) });
 }
 
+/** The longest time that a timer can wait. */
+const LONGEST_MS = 2 ** 31 - 1;
+
+/** Milliseconds that a call may take. */
+export function timeout(ms: number): number {
+  if (!(ms > 0 && ms <= LONGEST_MS)) {
+    throw invalid("timeoutMs", `must be a number of milliseconds up to ${LONGEST_MS}, not ${ms}`);
+  }
+  return ms;
+}
+
 /** An argument that cannot be sent. */
 export function invalid(field: string, description: string) {
   return errorOf("INVALID_REQUEST", `${field} ${description}`, {
