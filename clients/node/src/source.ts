@@ -40,7 +40,10 @@ export class TokenSource {
   #wake: (() => void) | undefined;
   #streams = 0;
   #asked: Promise<AccessToken> | undefined;
+  /** The refreshes under way, by the refused revision. */
   readonly #refreshing = new Map<string, Promise<AccessToken>>();
+  /** The revision that was replaced last. The stream may still bring it: it was on its way. */
+  #replaced: string | undefined;
 
   /** @internal */
   constructor(origin: Origin) {
@@ -78,7 +81,7 @@ export class TokenSource {
     }
     let flight = this.#refreshing.get(revision);
     if (flight === undefined) {
-      flight = this.#adopt(this.#origin.refresh(revision)).finally(() => this.#refreshing.delete(revision));
+      flight = this.#adopt(this.#replace(revision)).finally(() => this.#refreshing.delete(revision));
       flight.catch(() => {}); // As above.
       this.#refreshing.set(revision, flight);
     }
@@ -111,6 +114,14 @@ export class TokenSource {
     }
   }
 
+  async #replace(revision: string): Promise<AccessToken> {
+    const token = await this.#origin.refresh(revision);
+    if (token.revision !== revision) {
+      this.#replaced = revision;
+    }
+    return token;
+  }
+
   /** Keeps an answer, unless the stream brought something while it was on its way. */
   async #adopt(answer: Promise<AccessToken>): Promise<AccessToken> {
     const news = this.#news;
@@ -141,7 +152,12 @@ export class TokenSource {
         this.#streams++;
         for await (const token of this.#origin.watch(signal)) {
           failures = 0;
-          this.#news++;
+          if (token.revision === this.#replaced) {
+            continue;
+          }
+          if (!this.#refreshing.has(token.revision)) {
+            this.#news++;
+          }
           this.#token = token;
         }
         delay = FIRST_DELAY_MS;
