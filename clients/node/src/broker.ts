@@ -16,6 +16,8 @@ import { duration, timeout } from "./wire.js";
 const PROTOCOL_VERSION = 1;
 /** How long a call may take if nobody says; the broker itself answers within 20 s. */
 const TIMEOUT_MS = 30_000;
+/** How long the path of a Unix socket can be. Some versions of Node cut a longer one, and connect to another socket. */
+const LONGEST_PATH = process.platform === "linux" ? 107 : 103;
 /** How many streams share a connection of their own; the broker allows 64. */
 const STREAMS_PER_CONNECTION = 60;
 
@@ -350,6 +352,12 @@ function fromEnvironment(): Address {
 function checked(socket: string, capability: string | undefined, name: string): Address {
   if (socket === "" || socket.includes("\0")) {
     throw new ConfigurationError("NOT_CONFIGURED", "socket must be the path of the broker's socket");
+  }
+  if (Buffer.byteLength(socket) > LONGEST_PATH) {
+    throw new ConfigurationError(
+      "NOT_CONFIGURED",
+      `the path of a socket can have ${LONGEST_PATH} bytes, and this one has more: ${socket}`,
+    );
   }
   if (capability !== undefined && !/^[0-9a-f]{64}$/i.test(capability)) {
     throw new ConfigurationError("NOT_CONFIGURED", `${name} must be 64 hexadecimal digits`);

@@ -29,6 +29,11 @@ export class Connection {
     this.#socket = socket;
     const createConnection = () => {
       const stream = connect(socket);
+      if (stream.errored) {
+        // HTTP/2 would take a socket that failed at once for one that is connected.
+        stream.on("error", () => {});
+        throw stream.errored;
+      }
       if (background) {
         // HTTP/2 refs its socket while streams are open.
         stream.unref().ref = () => stream;

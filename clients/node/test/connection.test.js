@@ -68,16 +68,30 @@ test('nobody listens', async (t) => {
   const world = await World.make(t);
   await world.serve();
   await world.stop('SIGKILL');
-  for (const socket of [world.socket, '/nowhere/at/all', `/${'long'.repeat(50)}`]) {
+  for (const socket of [world.socket, '/nowhere/at/all']) {
     const broker = world.broker(t, { socket });
     for (const promise of [broker.getToken('acme'), broker.tokenSource('acme').get(), broker.watchToken('acme').next()]) {
       const error = await failure(promise);
       assert.ok(error instanceof ConnectionError, inspect(error));
       assert.deepEqual([error.reason, error.code, error.transient], ['CANNOT_CONNECT', 'UNAVAILABLE', true]);
       assert.ok(error.message.includes(socket), error.message);
-      assert.match(error.message, /\((ENOENT|ECONNREFUSED|EINVAL|ENAMETOOLONG)\)\. Ensure the sandbox was started correctly/);
+      assert.match(error.message, /\((ENOENT|ECONNREFUSED)\)\. Ensure the sandbox was started correctly/);
     }
   }
+});
+
+test('a path that is too long reaches nobody else', async (t) => {
+  const world = await World.make(t);
+  const longest = process.platform === 'linux' ? 107 : 103;
+  const server = createServer(() => assert.fail('connected'));
+  const path = world.socket.padEnd(longest, 'x');
+  server.listen(path);
+  await once(server, 'listening');
+  t.after(() => server.close());
+  assert.throws(() => world.broker(t, { socket: `${path}x` }), (error) => {
+    assert.ok(error instanceof ConfigurationError);
+    return error.message.includes(`${longest} bytes`);
+  });
 });
 
 test('calls find the next broker after the one that stopped', async (t) => {

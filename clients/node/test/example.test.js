@@ -3,13 +3,13 @@ import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
-import path from 'node:path';
 import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { Authority } from './authority.js';
 import { World } from './world.js';
 
 async function example(environment) {
-  const file = path.join(import.meta.dirname, '..', 'examples', 'github.js');
+  const file = fileURLToPath(new URL('../examples/github.js', import.meta.url));
   const running = execFile(process.execPath, [file], { env: { ...process.env, ...environment }, timeout: 30_000 });
   const [out, err, [code]] = await Promise.all([
     new Response(running.stdout).text(),

@@ -251,7 +251,7 @@ test('a source keeps no program alive', async (t) => {
     await sleep(500);
     console.log((await source.get()).value, source.streams);`;
   const running = execFile(process.execPath, ['--input-type=module', '--eval', program], {
-    cwd: import.meta.dirname,
+    cwd: new URL('.', import.meta.url),
     env: { ...process.env, CREDBROKER_SOCKET: world.socket, CREDBROKER_CAPABILITY: world.capability },
     timeout: 20_000,
   });
