@@ -116,6 +116,15 @@ def test_a_pushed_token_is_not_replaced_by_an_older_answer(monkeypatch: pytest.M
         assert cache.usable() is newest
     cache.follow(short)
     assert cache.usable() is short, "what is pushed replaces everything"
+    cache.land(long, refused="60")
+    cache.follow(short)
+    assert cache.usable() is long, "what was refused and replaced does not come back"
+    cache.land(long, refused="120")
+    cache.clear()
+    cache.follow(long)
+    assert cache.usable() is long, "what was refused and is the same again was only too new"
+    cache = _cache.Cache()
+    cache.follow(short)
     clock[0] = 59.0
     assert cache.usable() is None
     cache.clear()

@@ -10,10 +10,11 @@ from credbroker._token import Token
 class Cache:
     """The newest token of an entry."""
 
-    __slots__ = ("_token",)
+    __slots__ = ("_refused", "_token")
 
     def __init__(self) -> None:
         self._token: Token | None = None
+        self._refused = ""
 
     def usable(self) -> Token | None:
         """The token, if one can begin something with it."""
@@ -21,11 +22,17 @@ class Cache:
         return token if token is not None and token.usable else None
 
     def follow(self, token: Token) -> None:
-        """Takes what the broker pushed: it replaces every token that came before."""
-        self._token = token
+        """Takes what the broker pushed: it replaces every token that came before.
+
+        A message that was on its way when its token was refused and replaced brings that one back no more.
+        """
+        if not token.revision or token.revision != self._refused:
+            self._token = token
 
     def land(self, token: Token, refused: str) -> None:
         """Takes the answer to a question, unless what was pushed meanwhile is newer. `refused` is not good any more."""
+        if token.revision != refused:
+            self._refused = refused
         held = self.usable()
         if held is None or held.revision == refused or token.outlives(held):
             self._token = token
