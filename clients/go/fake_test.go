@@ -1,0 +1,143 @@
+package credbroker_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"credbroker.dev/go"
+	pb "credbroker.dev/go/credbrokerpb"
+)
+
+// fake is a broker for what a real one does not do on demand: answers of a later version, many names.
+type fake struct {
+	pb.UnimplementedCredentialBrokerServer
+	socket    string
+	version   error
+	versions  int
+	refusal   error
+	providers []string
+}
+
+func newFake(t *testing.T) *fake {
+	t.Helper()
+	f := &fake{socket: filepath.Join(t.TempDir(), "s")}
+	listener, err := net.Listen("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	pb.RegisterCredentialBrokerServer(server, f)
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	return f
+}
+
+func (f *fake) client(t *testing.T) *credbroker.Client {
+	return newClient(t, credbroker.Config{Socket: f.socket})
+}
+
+func (f *fake) GetServerInfo(context.Context, *pb.GetServerInfoRequest) (*pb.GetServerInfoResponse, error) {
+	f.versions++
+	return &pb.GetServerInfoResponse{Version: 1}, f.version
+}
+
+func (f *fake) GetToken(context.Context, *pb.GetTokenRequest) (*pb.GetTokenResponse, error) {
+	return &pb.GetTokenResponse{Token: &pb.AccessToken{
+		AccessToken: "eternal", TokenType: "DPoP", Extra: map[string]string{"id": "extra-value"},
+	}}, f.refusal
+}
+
+func (f *fake) ListProviders(_ context.Context, r *pb.ListProvidersRequest) (*pb.ListProvidersResponse, error) {
+	from, _ := strconv.Atoi(r.GetPageToken())
+	to := min(from+int(r.GetPageSize()), len(f.providers))
+	answer := &pb.ListProvidersResponse{Providers: f.providers[from:to]}
+	if to < len(f.providers) {
+		answer.NextPageToken = strconv.Itoa(to)
+	}
+	return answer, nil
+}
+
+func refusal(code codes.Code, domain, reason string) error {
+	said, err := status.New(code, "in words").WithDetails(
+		&errdetails.ErrorInfo{Domain: domain, Reason: reason, Metadata: map[string]string{"k": "v"}})
+	if err != nil {
+		return err
+	}
+	return said.Err()
+}
+
+func TestAReasonOfTheFutureIsKept(t *testing.T) {
+	f := newFake(t)
+	f.refusal = refusal(codes.ResourceExhausted, credbroker.Domain, "TOO_MANY_MOONS")
+	var got *credbroker.Error
+	if err := call(t.Context(), f.client(t)); !errors.As(err, &got) || got.Reason != "TOO_MANY_MOONS" ||
+		got.Code != codes.ResourceExhausted || got.Message != "in words" || got.Metadata["k"] != "v" ||
+		!errors.Is(err, credbroker.Reason("TOO_MANY_MOONS")) {
+		t.Errorf("%+v", got)
+	}
+	f.refusal = refusal(codes.NotFound, "elsewhere.example", "NOT_FOUND")
+	if err := call(t.Context(), f.client(t)); !errors.As(err, &got) || got.Reason != "" || got.Code != codes.NotFound ||
+		errors.Is(err, credbroker.NotFound) || errors.Is(err, credbroker.Reason("")) {
+		t.Errorf("another domain's reason: %+v", got)
+	}
+}
+
+func TestOneHandshakeForAConnection(t *testing.T) {
+	f := newFake(t)
+	client := f.client(t)
+	f.version = refusal(codes.FailedPrecondition, credbroker.Domain, "UNKNOWN_VERSION")
+	if err := call(t.Context(), client); !errors.Is(err, credbroker.UnknownVersion) {
+		t.Errorf("%v", err)
+	}
+	f.version, f.versions = nil, 0
+	results := make(chan error)
+	for range 50 {
+		go func() { results <- call(t.Context(), client) }()
+	}
+	for range 50 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	if f.versions != 1 {
+		t.Errorf("%d handshakes", f.versions)
+	}
+}
+
+func TestATokenThatDoesNotExpire(t *testing.T) {
+	token, err := newFake(t).client(t).GetToken(t.Context(), "github")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if left, expires := token.ExpiresIn(); expires || left != 0 || !token.Valid() || !token.ExpireTime.IsZero() {
+		t.Errorf("%v, %v", token, left)
+	}
+	if other := token.OAuth2(); !other.Valid() || !other.Expiry.IsZero() || other.Type() != "DPoP" ||
+		other.Extra("id") != "extra-value" {
+		t.Error("as an oauth2.Token")
+	}
+	if token.Authorization() != "DPoP eternal" || token.Extra["id"].Reveal() != "extra-value" {
+		t.Errorf("%v", token)
+	}
+}
+
+// A broker without WatchToken: the source asks.
+func TestASourceWithoutAStream(t *testing.T) {
+	f := newFake(t)
+	source := f.client(t).TokenSource("github")
+	for range 3 {
+		if token, err := source.Get(within(t, 5*time.Second)); err != nil || token.AccessToken.Reveal() != "eternal" {
+			t.Errorf("%v, %v", token, err)
+		}
+	}
+}

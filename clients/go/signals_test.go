@@ -1,0 +1,8 @@
+package credbroker_test
+
+import "syscall"
+
+const (
+	stop = syscall.SIGSTOP
+	cont = syscall.SIGCONT
+)
