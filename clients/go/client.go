@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -114,6 +115,9 @@ func (c *Client) Close() error {
 
 // String returns the socket's path.
 func (c *Client) String() string { return "credbroker client of " + c.socket }
+
+// Format writes the socket's path, whatever the verb is: the fields are not for other goroutines.
+func (c *Client) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, c.String()) }
 
 // Stub returns the generated stub over the same connection, for what this package has no method for. Calls carry the
 // capability, and unary ones end with an [*Error]. Its messages show their secrets when they are printed.

@@ -3,8 +3,6 @@ package credbroker_test
 import (
 	"context"
 	"errors"
-	"io"
-	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,12 +17,8 @@ import (
 	pb "credbroker.dev/go/credbrokerpb"
 )
 
-func readAll(r *http.Request) string {
-	text, _ := io.ReadAll(r.Body)
-	return string(text)
-}
-
 func TestCalls(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, time.Hour)
 	client := w.client()
 	ctx := within(t, 20*time.Second)
@@ -63,7 +57,6 @@ func TestCalls(t *testing.T) {
 }
 
 func TestMoreNamesThanOnePageHolds(t *testing.T) {
-	w := newWorld(t, time.Hour)
 	fake := newFake(t)
 	for i := range 1203 {
 		fake.providers = append(fake.providers, "p"+strings.Repeat("x", i%7))
@@ -72,10 +65,10 @@ func TestMoreNamesThanOnePageHolds(t *testing.T) {
 	if err != nil || !slices.Equal(got, fake.providers) {
 		t.Errorf("%d names, %v", len(got), err)
 	}
-	_ = w
 }
 
 func TestSaveRefreshRemove(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, time.Hour)
 	client := w.client()
 	ctx := within(t, 20*time.Second)
@@ -118,6 +111,7 @@ func TestSaveRefreshRemove(t *testing.T) {
 }
 
 func TestReasons(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, time.Second)
 	client := w.client()
 	ctx := within(t, 50*time.Second)
@@ -191,6 +185,7 @@ func call(ctx context.Context, client *credbroker.Client) error {
 }
 
 func TestTheCallersMetadataStaysWithTheCaller(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, time.Hour)
 	ctx := metadata.AppendToOutgoingContext(within(t, 10*time.Second), "authorization", "Bearer of-somebody-else")
 	if err := call(ctx, w.client()); err != nil {
@@ -199,6 +194,7 @@ func TestTheCallersMetadataStaysWithTheCaller(t *testing.T) {
 }
 
 func TestNobodyListens(t *testing.T) {
+	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "sock")
 	client := newClient(t, credbroker.Config{Socket: socket})
 	for range 3 {
@@ -247,13 +243,14 @@ func TestConfiguration(t *testing.T) {
 }
 
 func TestContextsAndClosing(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, time.Hour)
 	client := w.client()
 	if err := call(within(t, 10*time.Second), client); err != nil {
 		t.Fatal(err)
 	}
 
-	w.signal(stop)
+	w.pause()
 	cancelled, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(100*time.Millisecond, cancel)
 	if err := call(cancelled, client); !errors.Is(err, context.Canceled) {
@@ -269,10 +266,11 @@ func TestContextsAndClosing(t *testing.T) {
 	if err := call(t.Context(), client); !errors.Is(err, credbroker.ErrClosed) {
 		t.Errorf("a later call: %v", err)
 	}
-	w.signal(cont)
+	w.resume()
 }
 
 func TestABrokerThatWasStartedAgainIsFoundAtOnce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, time.Hour)
 	client := w.client()
 	ctx := within(t, 50*time.Second)
@@ -295,6 +293,7 @@ func TestABrokerThatWasStartedAgainIsFoundAtOnce(t *testing.T) {
 }
 
 func TestTheStubCarriesTheCapability(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t, time.Hour)
 	stub := w.client().Stub()
 	ctx := within(t, 10*time.Second)

@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"credbroker.dev/go"
 	pb "credbroker.dev/go/credbrokerpb"
@@ -26,11 +28,15 @@ type fake struct {
 	versions  int
 	refusal   error
 	providers []string
+	asked     int
+	token     *pb.AccessToken
 }
 
 func newFake(t *testing.T) *fake {
 	t.Helper()
-	f := &fake{socket: filepath.Join(t.TempDir(), "s")}
+	f := &fake{socket: filepath.Join(t.TempDir(), "s"), token: &pb.AccessToken{
+		AccessToken: "eternal", TokenType: "DPoP", Extra: map[string]string{"id": "extra-value"},
+	}}
 	listener, err := net.Listen("unix", f.socket)
 	if err != nil {
 		t.Fatal(err)
@@ -52,9 +58,8 @@ func (f *fake) GetServerInfo(context.Context, *pb.GetServerInfoRequest) (*pb.Get
 }
 
 func (f *fake) GetToken(context.Context, *pb.GetTokenRequest) (*pb.GetTokenResponse, error) {
-	return &pb.GetTokenResponse{Token: &pb.AccessToken{
-		AccessToken: "eternal", TokenType: "DPoP", Extra: map[string]string{"id": "extra-value"},
-	}}, f.refusal
+	f.asked++
+	return &pb.GetTokenResponse{Token: f.token}, f.refusal
 }
 
 func (f *fake) ListProviders(_ context.Context, r *pb.ListProvidersRequest) (*pb.ListProvidersResponse, error) {
@@ -139,5 +144,33 @@ func TestASourceWithoutAStream(t *testing.T) {
 		if token, err := source.Get(within(t, 5*time.Second)); err != nil || token.AccessToken.Reveal() != "eternal" {
 			t.Errorf("%v, %v", token, err)
 		}
+	}
+	if f.asked != 1 {
+		t.Errorf("%d calls for a token that is at hand", f.asked)
+	}
+}
+
+// The host's clock and this one differ by years: what the broker says about the time that remains is what counts.
+func TestClocksThatDiffer(t *testing.T) {
+	f := newFake(t)
+	source := f.client(t).TokenSource("github")
+	f.token = &pb.AccessToken{AccessToken: "a", ExpireTime: timestamppb.New(time.Unix(0, 0)), ExpiresIn: durationpb.New(time.Hour)}
+	token, err := source.Get(t.Context())
+	if err != nil || !token.Valid() || !token.OAuth2().Valid() {
+		t.Errorf("the host is behind: %v, %v", token, err)
+	}
+	f = newFake(t)
+	source = f.client(t).TokenSource("github")
+	f.token = &pb.AccessToken{
+		AccessToken: "a", ExpireTime: timestamppb.New(time.Now().Add(10000 * time.Hour)), ExpiresIn: durationpb.New(time.Second),
+	}
+	token, err = source.Get(t.Context())
+	if err != nil || !token.Valid() {
+		t.Errorf("the host is ahead: %v, %v", token, err)
+	}
+	time.Sleep(time.Second)
+	f.refusal = refusal(codes.FailedPrecondition, credbroker.Domain, "NEEDS_LOGIN")
+	if _, err := source.Get(t.Context()); token.Valid() || !errors.Is(err, credbroker.NeedsLogin) {
+		t.Errorf("the host is ahead, and the token has expired: %v, %v", token, err)
 	}
 }

@@ -3,6 +3,7 @@ package credbroker
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -38,6 +39,9 @@ type perRPC struct {
 
 // RequireTransportSecurity tells gRPC to refuse a connection that is not secured.
 func (p perRPC) RequireTransportSecurity() bool { return !p.plaintext }
+
+// Format says whose token it is, whatever the verb is.
+func (p perRPC) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, p.source.String()) }
 
 // GetRequestMetadata returns the metadata of one call.
 func (p perRPC) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {

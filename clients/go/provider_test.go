@@ -3,6 +3,7 @@ package credbroker_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -49,8 +50,9 @@ func newProvider(t *testing.T, lifetime time.Duration) *provider {
 func (p *provider) configuration(names ...string) string {
 	text := ""
 	for _, name := range names {
-		text += fmt.Sprintf("[providers.%s]\nclient_id = \"tests\"\ntoken_endpoint = \"%s/token\"\n"+
-			"device_authorization_endpoint = \"%s/device\"\nflow = \"device_code\"\n", name, p.URL, p.URL)
+		text += fmt.Sprintf("[providers.%[1]s]\nclient_id = \"tests\"\ntoken_endpoint = \"%[2]s/token\"\n"+
+			"device_authorization_endpoint = \"%[2]s/device\"\nauthorization_endpoint = \"%[2]s/authorize\"\n"+
+			"redirect_url = \"%[2]s/paste\"\nflow = \"device_code\"\n", name, p.URL)
 	}
 	return text
 }
@@ -85,9 +87,12 @@ func (p *provider) token(w http.ResponseWriter, r *http.Request) {
 	defer p.mu.Unlock()
 	switch grant := r.FormValue("grant_type"); {
 	case p.down:
+		w.Header().Set("Retry-After", "7")
 		reply(w, http.StatusServiceUnavailable, map[string]string{"error": "temporarily_unavailable"})
 	case grant == "refresh_token" && r.FormValue("refresh_token") == p.refresh && !p.refusing:
 		p.refreshed++
+		reply(w, http.StatusOK, p.issue())
+	case grant == "authorization_code" && r.FormValue("code") == "good" && r.FormValue("code_verifier") != "":
 		reply(w, http.StatusOK, p.issue())
 	case grant == "urn:ietf:params:oauth:grant-type:device_code" && p.answer == "":
 		reply(w, http.StatusBadRequest, map[string]string{"error": "authorization_pending"})
@@ -112,12 +117,11 @@ func (p *provider) device(w http.ResponseWriter, _ *http.Request) {
 
 // resource answers 200 to a token that is active and 401 to others; it remembers who asked.
 func (p *provider) resource(w http.ResponseWriter, r *http.Request) {
-	body := new(strings.Builder)
-	_, _ = fmt.Fprint(body, readAll(r))
+	body, _ := io.ReadAll(r.Body)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	authorization := r.Header.Get("Authorization")
-	p.asked = append(p.asked, resourceRequest{authorization, body.String()})
+	p.asked = append(p.asked, resourceRequest{authorization, string(body)})
 	access, _ := strings.CutPrefix(authorization, "Bearer ")
 	if until, known := p.active[access]; !known || time.Now().After(until) {
 		reply(w, http.StatusUnauthorized, map[string]bool{"active": false})

@@ -3,6 +3,7 @@ package credbroker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"sync"
@@ -59,6 +60,9 @@ func (c *Client) TokenSource(provider string, options ...EntryOption) *TokenSour
 
 // String returns the entry's name.
 func (s *TokenSource) String() string { return "credbroker token source of " + s.entry.String() }
+
+// Format writes the entry's name, whatever the verb is: the fields are not for other goroutines.
+func (s *TokenSource) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, s.String()) }
 
 // Close ends the source. Who asks after that gets [ErrClosed].
 func (s *TokenSource) Close() { s.end(ErrClosed) }

@@ -48,7 +48,8 @@ func binary(t *testing.T) string {
 
 // newWorld makes a world whose provider's tokens are good for the given time, and starts its broker. Entries: acme rotates;
 // github is static; gitlab is stored, but not allowed; absent is allowed, but not stored; stale has expired and cannot be
-// renewed; orphan has expired and no provider is configured for it; fresh is empty and may be logged in to.
+// renewed; orphan has expired and no provider is configured for it; fresh is empty and may be logged in to; so is
+// secret, but it may not be read.
 func newWorld(t *testing.T, lifetime time.Duration) *world {
 	t.Helper()
 	w := &world{t: t, binary: binary(t), provider: newProvider(t, lifetime)}
@@ -68,7 +69,7 @@ func newWorld(t *testing.T, lifetime time.Duration) *world {
 	_, _ = rand.Read(key)
 	w.capability = hex.EncodeToString(key)
 	w.write("capability", w.capability+"\n")
-	w.write("config/credbroker/config.toml", w.provider.configuration("acme", "fresh", "stale"))
+	w.write("config/credbroker/config.toml", w.provider.configuration("acme", "fresh", "stale", "secret"))
 
 	w.cli(w.provider.tokenSet(), "token", "import", "acme")
 	w.cli(fmt.Sprintf(`{"access_token":%q,"token_type":"bearer","scope":"repo","expires_in":3600}`, githubToken),
@@ -128,7 +129,7 @@ func (w *world) start() {
 	w.broker = w.command("serve", "--socket", w.socket, "--capability-file", filepath.Join(w.directory, "capability"),
 		"--allow", "acme", "--allow", "github/*", "--allow", "absent", "--allow", "stale", "--allow", "orphan",
 		"--allow", "fresh", "--allow-key", "openai", "--allow-key", "absent",
-		"--allow-login", "fresh", "--allow-save", "github", "--allow-remove", "acme", "--allow-remove", "github")
+		"--allow-login", "fresh", "--allow-login", "secret", "--allow-save", "github", "--allow-remove", "acme", "--allow-remove", "fresh", "--allow-remove", "github")
 	w.broker.Stderr = &w.log
 	if err := w.broker.Start(); err != nil {
 		w.t.Fatal(err)
@@ -158,6 +159,19 @@ func (w *world) kill() {
 	_ = w.broker.Wait()
 	w.broker = nil
 }
+
+// pause makes the broker answer nobody until it goes on.
+func (w *world) pause() {
+	w.t.Helper()
+	w.signal(syscall.SIGSTOP)
+	for status := syscall.WaitStatus(0); !status.Stopped(); {
+		if _, err := syscall.Wait4(w.broker.Process.Pid, &status, syscall.WUNTRACED, nil); err != nil && err != syscall.EINTR {
+			w.t.Fatal(err)
+		}
+	}
+}
+
+func (w *world) resume() { w.t.Helper(); w.signal(syscall.SIGCONT) }
 
 func (w *world) signal(signal syscall.Signal) {
 	w.t.Helper()

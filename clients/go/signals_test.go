@@ -1,8 +1,0 @@
-package credbroker_test
-
-import "syscall"
-
-const (
-	stop = syscall.SIGSTOP
-	cont = syscall.SIGCONT
-)
