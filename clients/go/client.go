@@ -155,7 +155,6 @@ func (c *Client) interceptUnary(ctx context.Context, method string, request, rep
 
 func (c *Client) interceptStream(ctx context.Context, description *grpc.StreamDesc, connection *grpc.ClientConn,
 	method string, open grpc.Streamer, options ...grpc.CallOption) (grpc.ClientStream, error) {
-	c.reach(ctx)
 	stream, err := open(c.authorized(ctx), description, connection, method, options...)
 	return stream, c.failed(err)
 }

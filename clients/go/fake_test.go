@@ -6,6 +6,7 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -25,16 +27,25 @@ type fake struct {
 	pb.UnimplementedCredentialBrokerServer
 	socket    string
 	version   error
-	versions  int
+	versions  atomic.Int32
 	refusal   error
 	providers []string
-	asked     int
+	asked     atomic.Int32
 	token     *pb.AccessToken
+	left      atomic.Int64 // How long the last call was given.
+	watched   atomic.Int32
+	unwatched error // How a stream ends.
+	stop      func()
 }
 
 func newFake(t *testing.T) *fake {
 	t.Helper()
-	f := &fake{socket: filepath.Join(t.TempDir(), "s"), token: &pb.AccessToken{
+	return newFakeAt(t, filepath.Join(t.TempDir(), "s"))
+}
+
+func newFakeAt(t *testing.T, socket string) *fake {
+	t.Helper()
+	f := &fake{socket: socket, token: &pb.AccessToken{
 		AccessToken: "eternal", TokenType: "DPoP", Extra: map[string]string{"id": "extra-value"},
 	}}
 	listener, err := net.Listen("unix", f.socket)
@@ -44,7 +55,8 @@ func newFake(t *testing.T) *fake {
 	server := grpc.NewServer()
 	pb.RegisterCredentialBrokerServer(server, f)
 	go func() { _ = server.Serve(listener) }()
-	t.Cleanup(server.Stop)
+	f.stop = server.Stop
+	t.Cleanup(f.stop)
 	return f
 }
 
@@ -53,12 +65,23 @@ func (f *fake) client(t *testing.T) *credbroker.Client {
 }
 
 func (f *fake) GetServerInfo(context.Context, *pb.GetServerInfoRequest) (*pb.GetServerInfoResponse, error) {
-	f.versions++
+	f.versions.Add(1)
 	return &pb.GetServerInfoResponse{Version: 1}, f.version
 }
 
-func (f *fake) GetToken(context.Context, *pb.GetTokenRequest) (*pb.GetTokenResponse, error) {
-	f.asked++
+func (f *fake) WatchToken(_ *pb.WatchTokenRequest, _ grpc.ServerStreamingServer[pb.WatchTokenResponse]) error {
+	f.watched.Add(1)
+	if f.unwatched == nil {
+		return status.Error(codes.Unimplemented, "of an earlier version")
+	}
+	return f.unwatched
+}
+
+func (f *fake) GetToken(ctx context.Context, _ *pb.GetTokenRequest) (*pb.GetTokenResponse, error) {
+	f.asked.Add(1)
+	if deadline, bounded := ctx.Deadline(); bounded {
+		f.left.Store(int64(time.Until(deadline)))
+	}
 	return &pb.GetTokenResponse{Token: f.token}, f.refusal
 }
 
@@ -104,7 +127,8 @@ func TestOneHandshakeForAConnection(t *testing.T) {
 	if err := call(t.Context(), client); !errors.Is(err, credbroker.UnknownVersion) {
 		t.Errorf("%v", err)
 	}
-	f.version, f.versions = nil, 0
+	f.version = nil
+	f.versions.Store(0)
 	results := make(chan error)
 	for range 50 {
 		go func() { results <- call(t.Context(), client) }()
@@ -114,8 +138,16 @@ func TestOneHandshakeForAConnection(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if f.versions != 1 {
-		t.Errorf("%d handshakes", f.versions)
+	if n := f.versions.Load(); n != 1 {
+		t.Errorf("%d handshakes", n)
+	}
+	f.stop()
+	if err := call(t.Context(), client); !errors.Is(err, credbroker.ErrUnreachable) {
+		t.Errorf("%v", err)
+	}
+	f = newFakeAt(t, f.socket)
+	if err := call(t.Context(), client); err != nil || f.versions.Load() != 1 {
+		t.Errorf("another broker: %d handshakes, %v", f.versions.Load(), err)
 	}
 }
 
@@ -145,8 +177,49 @@ func TestASourceWithoutAStream(t *testing.T) {
 			t.Errorf("%v, %v", token, err)
 		}
 	}
-	if f.asked != 1 {
-		t.Errorf("%d calls for a token that is at hand", f.asked)
+	if n := f.asked.Load(); n != 1 {
+		t.Errorf("%d calls for a token that is at hand", n)
+	}
+}
+
+func TestACallWithoutADeadlineGetsOne(t *testing.T) {
+	f := newFake(t)
+	client := f.client(t)
+	for want, ctx := range map[time.Duration]context.Context{30 * time.Second: t.Context(), time.Hour: within(t, time.Hour)} {
+		if err := call(ctx, client); err != nil {
+			t.Error(err)
+		}
+		if left := time.Duration(f.left.Load()); left > want || left < want-5*time.Second {
+			t.Errorf("%v instead of %v", left, want)
+		}
+	}
+}
+
+// A broker that says when to come again is asked again then, and one that does not, soon.
+func TestAStreamIsOpenedAgain(t *testing.T) {
+	for said, most := range map[time.Duration]int32{time.Hour: 1, 0: 100} {
+		f := newFake(t)
+		details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Domain: credbroker.Domain, Reason: "STORE_UNAVAILABLE"}}
+		if said != 0 {
+			details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(said)})
+		}
+		ended, err := status.New(codes.Unavailable, "later").WithDetails(details...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.unwatched = ended.Err()
+		source := f.client(t).TokenSource("github")
+		for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if _, err := source.Get(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := f.watched.Load(); n > most || most > 1 && (n < 3 || n > 15) {
+			t.Errorf("%d streams within 2 s, for RetryInfo %v", n, said)
+		}
+		if n := f.asked.Load(); n != 1 {
+			t.Errorf("%d calls", n)
+		}
 	}
 }
 

@@ -14,9 +14,9 @@ import (
 //
 //	grpc.NewClient(target, grpc.WithTransportCredentials(tls), grpc.WithPerRPCCredentials(source.PerRPCCredentials()))
 //
-// They ask for transport security: gRPC refuses to make a connection without it, and no call sends the token over a
-// channel that does not keep it private (TLS does, and so does a Unix socket with credentials/local). For a server that
-// only speaks plaintext there is [AllowPlaintext].
+// They require transport security: gRPC makes no client without it, and no connection that does not keep the token private
+// (TLS does, and so does a Unix socket with credentials/local). For a server that only speaks plaintext there is
+// [AllowPlaintext].
 func (s *TokenSource) PerRPCCredentials(options ...PerRPCOption) credentials.PerRPCCredentials {
 	result := perRPC{source: s}
 	for _, option := range options {
@@ -37,7 +37,7 @@ type perRPC struct {
 	plaintext bool
 }
 
-// RequireTransportSecurity tells gRPC to refuse a connection that is not secured.
+// RequireTransportSecurity tells gRPC to send the token over connections only that keep it private.
 func (p perRPC) RequireTransportSecurity() bool { return !p.plaintext }
 
 // Format says whose token it is, whatever the verb is.
@@ -45,12 +45,6 @@ func (p perRPC) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, p
 
 // GetRequestMetadata returns the metadata of one call.
 func (p perRPC) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
-	if !p.plaintext {
-		info, _ := credentials.RequestInfoFromContext(ctx)
-		if err := credentials.CheckSecurityLevel(info.AuthInfo, credentials.PrivacyAndIntegrity); err != nil {
-			return nil, fmt.Errorf("credbroker: the token is not sent over a channel that others can read: %w", err)
-		}
-	}
 	token, err := p.source.Get(ctx)
 	if err != nil {
 		return nil, callStatus(err)

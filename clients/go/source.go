@@ -20,7 +20,7 @@ import (
 const (
 	// How long to wait before the stream is opened again: a random part of a time that doubles.
 	shortestPause = 100 * time.Millisecond
-	longestPause  = 10 * time.Second
+	longestPause  = 2 * time.Second
 	// How long a token is taken for the entry's newest while nothing follows the entry and nothing tries to.
 	unwatched = 30 * time.Second
 )
@@ -41,7 +41,6 @@ type TokenSource struct {
 	life   context.Context
 	end    context.CancelCauseFunc
 	shared singleflight.Group
-	nudge  chan struct{} // The broker answers again: no need to pause.
 
 	mu       sync.Mutex
 	token    *Token
@@ -53,7 +52,7 @@ var _ oauth2.TokenSource = (*TokenSource)(nil)
 
 // TokenSource returns a source of a provider's entry.
 func (c *Client) TokenSource(provider string, options ...EntryOption) *TokenSource {
-	source := &TokenSource{client: c, entry: entryOf(provider, options), nudge: make(chan struct{}, 1)}
+	source := &TokenSource{client: c, entry: entryOf(provider, options)}
 	source.life, source.end = context.WithCancelCause(c.life)
 	return source
 }
@@ -157,10 +156,6 @@ func (s *TokenSource) share(ctx context.Context, what string, call func(context.
 // keep makes a token that was asked for the newest one, if what is there may be replaced and none was taken back since,
 // and returns what to give out.
 func (s *TokenSource) keep(token *Token, seen uint, replaceable func(*Token) bool) *Token {
-	select {
-	case s.nudge <- struct{}{}:
-	default:
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.dropped != seen {
@@ -187,7 +182,7 @@ func (s *TokenSource) follow() {
 	for {
 		received, err := s.watch()
 		over, revoked := ends(err)
-		if over || s.life.Err() != nil {
+		if over {
 			s.mu.Lock()
 			s.watching = false
 			if revoked {
@@ -205,12 +200,7 @@ func (s *TokenSource) follow() {
 		}
 		pause = min(2*pause, longestPause)
 		select {
-		case <-s.nudge: // An old one.
-		default:
-		}
-		select {
 		case <-time.After(wait):
-		case <-s.nudge:
 		case <-s.life.Done():
 		}
 	}

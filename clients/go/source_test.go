@@ -273,9 +273,15 @@ func TestRefusedTokensAreRefreshedOnce(t *testing.T) {
 	if n := w.provider.refreshes(); n != 1 {
 		t.Errorf("%d refreshes", n)
 	}
-	if get(t, source).Revision == first.Revision {
+	second := get(t, source)
+	if second.Revision == first.Revision {
 		t.Error("the refused token is served")
 	}
+	w.pause()
+	if again, err := source.Refresh(within(t, time.Second), first.Revision); err != nil || again != second {
+		t.Errorf("a late report of the refused token waits for the broker: %v", err)
+	}
+	w.resume()
 	// An entry that cannot be refreshed goes on with what it has.
 	static := client.TokenSource("github")
 	token := get(t, static)

@@ -44,7 +44,7 @@ func (t *Transport) RoundTrip(request *http.Request) (*http.Response, error) {
 	}
 	// The server's own answer says more than a refresh that failed.
 	newer, err := t.Source.Refresh(ctx, token.Revision)
-	if err != nil || newer.Revision == token.Revision {
+	if err != nil {
 		return answer, nil
 	}
 	again := with(newer, request)
