@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -120,7 +121,7 @@ func promptFrom(begun *pb.InitiateLoginResponse) Prompt {
 }
 
 func (c *Client) exchange(ctx context.Context, session, code string) (*Token, error) {
-	answer, err := c.stub.ExchangeCode(ctx, &pb.ExchangeCodeRequest{SessionId: session, Code: code})
+	answer, err := c.stub.ExchangeCode(ctx, &pb.ExchangeCodeRequest{SessionId: session, Code: strings.TrimSpace(code)})
 	return readable(answer.GetToken()), err
 }
 
@@ -156,7 +157,15 @@ func (c *Client) poll(ctx context.Context, begun *pb.InitiateLoginResponse) (*To
 // concluded tells whether the broker itself has ended the login.
 func concluded(err error) bool {
 	known := (*Error)(nil)
-	return errors.As(err, &known) && known.Reason != "" && known.Reason != DeadlineExceeded
+	if !errors.As(err, &known) {
+		return false
+	}
+	switch known.Reason {
+	case SessionNotFound, SessionExpired, SessionAlreadyUsed, ExchangeFailed, AccessDenied, ProviderRejected,
+		ProviderUnavailable, StoreLocked, StoreCorrupt, StoreUnavailable:
+		return true
+	}
+	return false
 }
 
 func readable(message *pb.AccessToken) *Token {

@@ -66,7 +66,7 @@ func TestLoginsWithACode(t *testing.T) {
 				}
 				target := answer(prompt, code)
 				if flow == credbroker.FlowPKCERedirect {
-					return target, nil
+					return target + "\n", nil
 				}
 				page, err := http.Get(target)
 				if err == nil {
@@ -128,11 +128,13 @@ func TestLoginsThatFail(t *testing.T) {
 
 	// 16 logins may be open at once. Those that were abandoned are not open any more.
 	failed := errors.New("no terminal")
+	client = w.client() // The rate is counted for each connection.
 	for range 20 {
 		if err := login(ctx, "fresh", "", func(context.Context, credbroker.Prompt) (string, error) { return "", failed }); err != failed {
 			t.Fatal(err)
 		}
 	}
+	client = w.client() // The rate is counted for each connection.
 	for range 20 {
 		cancelled, cancel := context.WithCancel(ctx)
 		err := login(cancelled, "fresh", "", func(context.Context, credbroker.Prompt) (string, error) {
@@ -143,7 +145,14 @@ func TestLoginsThatFail(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	client = w.client() // The rate is counted for each connection.
+	for range 20 {
+		if err := login(ctx, "fresh", credbroker.FlowPKCERedirect, silent); !errors.Is(err, credbroker.InvalidRequest) {
+			t.Fatal(err)
+		}
+	}
 	w.provider.with(func(p *provider) { p.answer = "yes" })
+	client = w.client()
 	if _, err := client.GetToken(ctx, "fresh"); !errors.Is(err, credbroker.NotFound) {
 		t.Errorf("an abandoned login was completed: %v", err)
 	}

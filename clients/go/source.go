@@ -44,7 +44,8 @@ type TokenSource struct {
 
 	mu       sync.Mutex
 	token    *Token
-	dropped  uint // How often a token was taken back.
+	replaced string // The revision that a refresh has replaced.
+	dropped  uint   // How often a token was taken back.
 	watching bool
 }
 
@@ -120,6 +121,9 @@ func (s *TokenSource) Refresh(ctx context.Context, revision string) (*Token, err
 		if err != nil {
 			return nil, err
 		}
+		s.mu.Lock()
+		s.replaced = revision
+		s.mu.Unlock()
 		return s.keep(token, seen, func(newest *Token) bool { return !newest.Valid() || newest.Revision == revision }), nil
 	})
 }
@@ -206,6 +210,15 @@ func (s *TokenSource) follow() {
 	}
 }
 
+// arrived makes a token of the stream the newest one. It may have been sent before a refresh replaced it.
+func (s *TokenSource) arrived(token *Token) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if token.Revision != s.replaced || token.Revision == "" {
+		s.token = token
+	}
+}
+
 // watch keeps the newest token until the stream ends.
 func (s *TokenSource) watch() (received bool, err error) {
 	ctx, cancel := context.WithCancel(s.life)
@@ -216,10 +229,7 @@ func (s *TokenSource) watch() (received bool, err error) {
 		var message *pb.WatchTokenResponse
 		if message, err = stream.Recv(); err == nil {
 			received = true
-			token := tokenFrom(message.GetToken())
-			s.mu.Lock()
-			s.token = token
-			s.mu.Unlock()
+			s.arrived(tokenFrom(message.GetToken()))
 		}
 	}
 	if errors.Is(err, io.EOF) { // The protocol has no such end: whatever it was, it may pass.

@@ -51,3 +51,15 @@ func TestATokenThatWasTakenBackStaysAway(t *testing.T) {
 		t.Error("a provider that fails takes nothing back")
 	}
 }
+
+// The stream and a refresh are not in step: what was sent before the refresh does not undo it.
+func TestALateMessageDoesNotUndoARefresh(t *testing.T) {
+	source := &TokenSource{replaced: "1"}
+	for revision, want := range map[string]string{"1": "2", "3": "3"} {
+		source.token = &Token{Revision: "2"}
+		source.arrived(&Token{Revision: revision})
+		if source.token.Revision != want {
+			t.Errorf("%s after 2: %s", revision, source.token.Revision)
+		}
+	}
+}

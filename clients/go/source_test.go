@@ -278,7 +278,7 @@ func TestRefusedTokensAreRefreshedOnce(t *testing.T) {
 		t.Error("the refused token is served")
 	}
 	w.pause()
-	if again, err := source.Refresh(within(t, time.Second), first.Revision); err != nil || again != second {
+	if again, err := source.Refresh(within(t, time.Second), first.Revision); err != nil || again.Revision != second.Revision {
 		t.Errorf("a late report of the refused token waits for the broker: %v", err)
 	}
 	w.resume()
