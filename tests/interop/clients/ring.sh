@@ -19,7 +19,11 @@ cp "$interop/oidc/server.mjs" "$cache/oidc"
 cp "$interop/login/server.mjs" "$cache/login"
 for language in "${languages[@]}"; do
   case $language in
-    go) need_go ;;
+    go)
+      need_go
+      # For its race detector.
+      need gcc gcc libc6-dev
+      ;;
     node) need npm nodejs npm ;;
     python) need python3 python3-venv ;;
   esac
