@@ -8,7 +8,10 @@ use std::{
     fmt,
     fs::{DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::{
+        fs::{DirBuilderExt as _, OpenOptionsExt as _},
+        net::UnixListener,
+    },
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,7 +21,7 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
     broker::{
-        Broker, Parts, Renewals,
+        self, Broker, Parts, Renewals,
         audit::{Audit, AuditWriter},
         login::{LoginParts, Notices, to_the_log},
         policy::Policy,
@@ -34,7 +37,7 @@ use crate::{
         admission::Admission,
         peer::AllowedPeers,
         serve,
-        socket::{BoundSocket, BrokerDir, DirName, Exposure, RuntimeDir, SocketError, SocketGuard},
+        socket::{BoundSocket, BrokerDir, DirName, Exposure, InheritedSocket, RuntimeDir, SocketError, SocketGuard},
     },
     service::{
         CredentialService,
@@ -79,7 +82,7 @@ pub enum StartError {
 }
 
 /// Where the sandbox's socket is.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum SocketChoice {
     /// In a directory of this run's own.
     Own,
@@ -87,10 +90,11 @@ pub enum SocketChoice {
     Daemon,
     /// At a path of the operator's choice, with this mode.
     At(PathBuf, u32),
+    /// The one that the service manager listens on.
+    Inherited(InheritedSocket),
 }
 
 /// What one broker is asked to be.
-#[derive(Clone)]
 pub struct Options {
     /// Where the sandbox's socket is.
     pub socket: SocketChoice,
@@ -228,6 +232,35 @@ pub fn runtime_path(environment: &Environment) -> Result<PathBuf, SocketError> {
     )
 }
 
+/// A socket to serve, and what unlinks it: nothing, if it is not the broker's own.
+struct Listening {
+    listener: UnixListener,
+    path: PathBuf,
+    guard: Option<SocketGuard>,
+}
+
+impl From<BoundSocket> for Listening {
+    fn from(bound: BoundSocket) -> Self {
+        let path = bound.path().to_path_buf();
+        let (listener, guard) = bound.into_parts();
+        Self {
+            listener,
+            path,
+            guard: Some(guard),
+        }
+    }
+}
+
+impl From<InheritedSocket> for Listening {
+    fn from(inherited: InheritedSocket) -> Self {
+        Self {
+            path: inherited.path().to_path_buf(),
+            listener: inherited.into_listener(),
+            guard: None,
+        }
+    }
+}
+
 /// A broker that serves. [`Running::stop`] ends it in order; a drop without it removes the sockets, but cuts calls off.
 pub struct Running {
     broker: Broker,
@@ -236,7 +269,7 @@ pub struct Running {
     serving: Vec<JoinHandle<io::Result<()>>>,
     audit: AuditWriter,
     // The guards come last, so that a drop unlinks the sockets before the directory around them.
-    _sockets: [SocketGuard; 2],
+    _sockets: Vec<SocketGuard>,
     _dir: BrokerDir,
 }
 
@@ -247,18 +280,19 @@ pub struct Running {
 pub fn start(config: &Config, environment: &Environment, options: Options) -> Result<Running, StartError> {
     let runtime = RuntimeDir::open(&runtime_path(environment)?)?;
     let name = match options.socket {
-        SocketChoice::Daemon => DirName::Daemon,
+        SocketChoice::Daemon | SocketChoice::Inherited(_) => DirName::Daemon,
         SocketChoice::Own | SocketChoice::At(..) => DirName::Random,
     };
     let dir = BrokerDir::create(&runtime, name)?;
     let shared = !options.allowed_uids.is_empty();
-    let sandbox_socket = match &options.socket {
-        SocketChoice::At(path, mode) => dir.bind_at(path, *mode)?,
-        SocketChoice::Own | SocketChoice::Daemon if shared => dir.bind_sandbox(Exposure::Shared)?,
-        SocketChoice::Own | SocketChoice::Daemon => dir.bind_sandbox(Exposure::Private)?,
+    let bound = match options.socket {
+        SocketChoice::At(path, mode) => dir.bind_at(&path, mode)?.into(),
+        SocketChoice::Own | SocketChoice::Daemon if shared => dir.bind_sandbox(Exposure::Shared)?.into(),
+        SocketChoice::Own | SocketChoice::Daemon => dir.bind_sandbox(Exposure::Private)?.into(),
+        SocketChoice::Inherited(socket) => Listening::from(socket),
     };
-    let control_socket = dir.bind_control()?;
-    let socket = sandbox_socket.path().to_path_buf();
+    let control = Listening::from(dir.bind_control()?);
+    let socket = bound.path.clone();
 
     let broker = put_together(config, environment, options.ephemeral, renewed_ahead(), options.notices)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -289,19 +323,17 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
 
     let (stop, stopping) = watch::channel(false);
     let mut serving = Vec::new();
-    let mut spawn = |bound: BoundSocket, layers, served| {
-        let (listener, guard) = bound.into_parts();
+    let mut sockets = Vec::new();
+    let mut spawn = |Listening { listener, guard, .. }, layers, served| {
         let mut stopping = stopping.clone();
         serving.push(tokio::spawn(serve(listener, layers, served, async move {
             // An error means that `Running` is gone, which is a stop as well.
             let _ = stopping.wait_for(|stop| *stop).await;
         })));
-        guard
+        sockets.extend(guard);
     };
-    let sockets = [
-        spawn(sandbox_socket, sandbox_layers, served),
-        spawn(control_socket, control_layers, Served::default()),
-    ];
+    spawn(bound, sandbox_layers, served);
+    spawn(control, control_layers, Served::default());
     Ok(Running {
         broker,
         socket,
@@ -318,6 +350,14 @@ impl Running {
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Whether the broker can do its work now, as the health service says.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub async fn check(&self) -> Result<(), broker::Error> {
+        self.broker.check().await
     }
 
     /// Stops in order: no new connection, no new call, calls under way get 5 s, the audit file is written to its end,

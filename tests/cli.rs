@@ -98,17 +98,6 @@ fn a_socket_path_that_the_system_has_no_room_for_is_refused_with_the_limit_and_t
 }
 
 #[test]
-fn a_socket_that_systemd_hands_over_is_refused_and_not_silently_left_alone() {
-    let host = Host::new();
-    let serve = |variables: &str| Answer::of(host.shell(&format!("{variables} exec timeout 1 \"$BIN\" serve")));
-    let ours = Answer::of(host.shell("export LISTEN_FDS=1 LISTEN_PID=$$; exec \"$BIN\" serve"));
-    ours.failed(64).saying("takes no socket from systemd");
-    assert!(host.brokers().is_empty());
-    // Meant for another process: none of our business.
-    assert_ne!(serve("LISTEN_FDS=1 LISTEN_PID=1").code, 64);
-}
-
-#[test]
 fn one_entry_that_cannot_be_opened_does_not_hide_the_others_from_status() {
     let host = Host::new();
     for provider in ["p", "q"] {

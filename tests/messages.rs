@@ -218,6 +218,14 @@ fn the_sockets_errors_say_what_to_do() {
         },
         SocketError::Occupied { path: path() },
         SocketError::Changed { path: path() },
+        SocketError::SeveralInherited {
+            count: 2,
+            names: Some("a:b".into()),
+        },
+        SocketError::NotInheritable {
+            problem: "it does not listen".into(),
+        },
+        SocketError::InheritedAndChosen,
         SocketError::Busy {
             path: path(),
             seconds: 10,

@@ -15,6 +15,7 @@ mod panics;
 mod providers;
 mod run;
 mod serve;
+mod service_manager;
 mod session;
 mod signals;
 mod status;
@@ -136,7 +137,10 @@ fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
     }
     let config = || Config::load(cli.config.as_deref(), environment).map_err(Failure::from);
     match cli.command {
-        Command::Serve(arguments) => runtime(Workers::Many)?.block_on(serve::serve(&config()?, environment, arguments)),
+        Command::Serve(arguments) => {
+            let inherited = serve::inherited(environment, &arguments)?;
+            runtime(Workers::Many)?.block_on(serve::serve(&config()?, environment, arguments, inherited))
+        }
         Command::Run(arguments) => runtime(Workers::Many)?.block_on(run::run(config, environment, arguments)),
         Command::Login(arguments) => runtime(Workers::One)?.block_on(login::login(config, environment, arguments)),
         Command::Logout(arguments) => runtime(Workers::One)?.block_on(async {

@@ -1,6 +1,6 @@
 //! `serve`: the daemon, in the foreground.
 
-use std::{ffi::OsStr, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use rustix::process::Signal;
 use secrecy::ExposeSecret as _;
@@ -11,11 +11,15 @@ use crate::{
     cli::{
         args::{Rights, ServeArgs},
         failure::Failure,
+        service_manager,
         signals::Signals,
     },
     config::{Config, Environment, PolicyFile, read_capability_file},
     daemon::{self, Options, SocketChoice},
-    server::admission::{Admission, Sandbox},
+    server::{
+        admission::{Admission, Sandbox},
+        socket::{Handover, InheritedSocket, SocketError},
+    },
 };
 
 /// The mode of a `--socket` unless `--socket-mode` says otherwise.
@@ -27,15 +31,16 @@ pub(super) async fn serve(
     config: &Config,
     environment: &Environment,
     arguments: ServeArgs,
+    inherited: Option<InheritedSocket>,
 ) -> Result<ExitCode, Failure> {
     // Before anything is bound: a signal in between would leave the socket behind.
     let mut signals = Signals::catch(&STOPPING)?;
 
-    refuse_inherited_sockets(environment)?;
     let admission = admission(&arguments)?;
-    let socket = match &arguments.socket {
-        None => SocketChoice::Daemon,
-        Some(path) => {
+    let socket = match (inherited, &arguments.socket) {
+        (Some(inherited), _) => SocketChoice::Inherited(inherited),
+        (None, None) => SocketChoice::Daemon,
+        (None, Some(path)) => {
             let path = std::path::absolute(path)
                 .map_err(|error| Failure::internal(format!("cannot make {} absolute: {error}", path.display())))?;
             SocketChoice::At(path, arguments.socket_mode.unwrap_or(PRIVATE))
@@ -50,22 +55,31 @@ pub(super) async fn serve(
     };
     let running = daemon::start(config, environment, options)?;
     tracing::info!(socket = %running.socket().display(), pid = std::process::id(), "serving");
-    let signal = signals.next().await;
+    let signal = tokio::select! {
+        signal = signals.next() => signal,
+        never = service_manager::announce(&running, environment) => match never {},
+    };
     tracing::info!(signal = signal.map(Signal::as_raw), "stopping");
+    service_manager::stopping();
     running.stop().await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A socket that systemd hands over (`sd_listen_fds(3)`) is not taken in this version. Binding another one silently would
-/// leave those who connect to the first without an answer.
-fn refuse_inherited_sockets(environment: &Environment) -> Result<(), Failure> {
-    let meant_for_us = environment.get("LISTEN_PID").and_then(OsStr::to_str) == Some(&std::process::id().to_string());
-    if meant_for_us && environment.get("LISTEN_FDS").is_some() {
-        return Err(Failure::usage(
-            "this version takes no socket from systemd: start `serve` as a plain service, with --socket PATH if clients know the path",
-        ));
+/// The socket that the service manager hands over, if it does. Before there is a second thread: the variables are taken out
+/// of the process's environment.
+pub(super) fn inherited(
+    environment: &Environment,
+    arguments: &ServeArgs,
+) -> Result<Option<InheritedSocket>, SocketError> {
+    let inherited = InheritedSocket::take(Handover {
+        pid: environment.get("LISTEN_PID"),
+        fds: environment.get("LISTEN_FDS"),
+        names: environment.get("LISTEN_FDNAMES"),
+    })?;
+    if inherited.is_some() && arguments.socket.is_some() {
+        return Err(SocketError::InheritedAndChosen);
     }
-    Ok(())
+    Ok(inherited)
 }
 
 fn admission(arguments: &ServeArgs) -> Result<Admission, Failure> {

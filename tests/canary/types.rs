@@ -135,6 +135,7 @@ const HOLD_NONE: &str = "
     server/socket/bind.rs BoundSocket SocketGuard
     server/socket/broker_dir.rs BrokerDir Exposure
     server/socket/error.rs DirRole Failure Flaw SocketError
+    server/socket/inherited.rs Handover InheritedSocket
     server/socket/layout.rs DirName
     server/socket/runtime_dir.rs LiveBroker RuntimeDir Survey
     store/file/diagnose/mod.rs Diagnosis Finding Outcome

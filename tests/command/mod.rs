@@ -6,9 +6,12 @@ use std::{
     ffi::OsStr,
     fs::{self, DirBuilder},
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::{
-        fs::{DirBuilderExt as _, PermissionsExt as _},
-        process::{CommandExt as _, ExitStatusExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::{
+            fs::{DirBuilderExt as _, PermissionsExt as _},
+            process::{CommandExt as _, ExitStatusExt as _},
+        },
     },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
@@ -310,9 +313,15 @@ impl Serve {
 
     /// The command must end in a `serve` that logs JSON.
     #[track_caller]
-    pub(crate) fn from_command(mut command: Command) -> Self {
+    pub(crate) fn from_command(command: Command) -> Self {
+        Self::from_command_on(command, fs::File::open("/dev/null").unwrap())
+    }
+
+    /// The same, with this as its standard input.
+    #[track_caller]
+    pub(crate) fn from_command_on(mut command: Command, stdin: impl Into<OwnedFd>) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
+            .stdin(Stdio::from(stdin.into()))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

@@ -82,6 +82,20 @@ pub enum SocketError {
         /// The socket.
         path: PathBuf,
     },
+    /// The service manager hands over more than one socket.
+    SeveralInherited {
+        /// How many.
+        count: u32,
+        /// What it calls them.
+        names: Option<String>,
+    },
+    /// The service manager hands over what cannot be served.
+    NotInheritable {
+        /// Why not.
+        problem: String,
+    },
+    /// There is a `--socket` beside the one that the service manager hands over.
+    InheritedAndChosen,
     /// Another process has held a lock for longer than starting or stopping takes.
     Busy {
         /// The locked file or directory.
@@ -103,7 +117,7 @@ pub enum SocketError {
 /// What a [`SocketError`] comes down to. The command line makes an exit code of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// `--socket` or `--socket-mode` asks for something that cannot be had (64).
+    /// `--socket`, `--socket-mode` or the service manager asks for something that cannot be had (64).
     Usage,
     /// Somebody else serves there (69).
     InUse,
@@ -193,6 +207,16 @@ impl SocketError {
                 "{} was changed by another process while the broker was binding it",
                 path.display()
             ),
+            Self::SeveralInherited { count, names } => {
+                let names = names.as_ref().map(|names| format!(" ({names})")).unwrap_or_default();
+                format!("the service manager hands over {count} sockets{names}")
+            }
+            Self::NotInheritable { problem } => {
+                format!("the socket that the service manager hands over cannot be served ({problem})")
+            }
+            Self::InheritedAndChosen => {
+                "the service manager hands over a socket, and --socket names another".to_owned()
+            }
             Self::Busy { path, seconds } => {
                 format!("{} has been locked by another process for {seconds} s", path.display())
             }
@@ -215,6 +239,12 @@ impl SocketError {
             Self::Unclear { .. } => "remove it if it is not, or choose another --socket PATH".to_owned(),
             Self::Occupied { .. } => "move it away and start again".to_owned(),
             Self::Changed { .. } => "start again".to_owned(),
+            Self::SeveralInherited { .. } => "give the service one, with one ListenStream=".to_owned(),
+            Self::NotInheritable { .. } => {
+                "write ListenStream= with a path and Accept=no into the socket unit, for a Unix stream socket that listens"
+                    .to_owned()
+            }
+            Self::InheritedAndChosen => "remove --socket from ExecStart=, or the socket unit".to_owned(),
             Self::Busy { path, .. } => format!(
                 "try again; if that does not help, `fuser {}` shows which process to stop",
                 path.display()
@@ -237,7 +267,10 @@ impl SocketError {
             }
             | Self::NotASocketPath { .. }
             | Self::NotASocketMode { .. }
-            | Self::NotASocket { .. } => Failure::Usage,
+            | Self::NotASocket { .. }
+            | Self::SeveralInherited { .. }
+            | Self::NotInheritable { .. }
+            | Self::InheritedAndChosen => Failure::Usage,
             Self::DaemonRunning { .. } | Self::InUse { .. } | Self::Unclear { .. } => Failure::InUse,
             Self::System { .. } => Failure::System,
             Self::Busy { .. } | Self::Changed { .. } => Failure::Busy,

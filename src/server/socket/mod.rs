@@ -14,6 +14,9 @@
 //! somebody else can reach. The composition root opens the [`RuntimeDir`], makes a [`BrokerDir`] in it, binds, and
 //! serves the listeners; the `status` command lists who is live. What kill -9 leaves is swept by the next start.
 //!
+//! A socket that a service manager hands over ([`InheritedSocket`]) is served as it is: none of this was done to it, and none
+//! is undone. The broker's directory is there all the same, with its control socket.
+//!
 //! Everything here blocks, for at most a few system calls and a bounded wait for a lock: call it before the runtime is
 //! busy, or from a blocking task. Nothing here reads the environment, accepts a connection or knows what is served.
 //!
@@ -25,6 +28,7 @@ mod bind;
 mod broker_dir;
 mod dir;
 mod error;
+mod inherited;
 mod layout;
 mod lock;
 mod probe;
@@ -34,6 +38,7 @@ mod sweep;
 pub use bind::{BoundSocket, SocketGuard};
 pub use broker_dir::{BrokerDir, Exposure};
 pub use error::{DirRole, Failure, Flaw, SocketError};
+pub use inherited::{Handover, InheritedSocket};
 pub use layout::DirName;
 pub use probe::PATH_LIMIT;
 pub use runtime_dir::{LiveBroker, RuntimeDir, Survey};

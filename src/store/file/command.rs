@@ -18,13 +18,27 @@ use zeroize::Zeroizing;
 
 /// The most that is taken of the output.
 const MAX_OUTPUT: usize = 64 * 1024;
+/// What a service manager hands to this process alone.
+const OF_THE_SERVICE_MANAGER: [&str; 7] = [
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "NOTIFY_SOCKET",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+];
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The output of the command, if it ended well within `limit`; else what went wrong.
 pub(crate) fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
     let deadline = Instant::now() + limit;
     // No process group of its own: a password manager that asks on the terminal could not read from it.
-    let mut child = Command::new("sh")
+    let mut shell = Command::new("sh");
+    for variable in OF_THE_SERVICE_MANAGER {
+        shell.env_remove(variable);
+    }
+    let mut child = shell
         .args(["-c", command])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
