@@ -2,6 +2,7 @@
 //! spawns its tasks, and takes everything down again.
 
 mod client_secret;
+mod metrics;
 mod providers;
 
 use std::{
@@ -27,7 +28,7 @@ use crate::{
         policy::Policy,
     },
     clock::{Clock, SystemClock},
-    config::{self, Backend, Config, ConfigError, Environment},
+    config::{self, Backend, Config, ConfigError, Environment, MetricsListen},
     proto::{
         FILE_DESCRIPTOR_SET, control_broker_server::ControlBrokerServer,
         credential_broker_server::CredentialBrokerServer,
@@ -35,6 +36,7 @@ use crate::{
     server::{
         Layers, Limits, Routes, Served,
         admission::Admission,
+        metrics::{Calls, Metrics, MetricsError, Sources, serve as show},
         peer::AllowedPeers,
         serve,
         socket::{BoundSocket, BrokerDir, DirName, Exposure, InheritedSocket, RuntimeDir, SocketError, SocketGuard},
@@ -67,6 +69,9 @@ pub enum StartError {
     /// A key of the configuration that is needed and not set.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The place of the metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -106,6 +111,8 @@ pub struct Options {
     pub ephemeral: bool,
     /// Who is told about the logins of sandboxes.
     pub notices: Notices,
+    /// Where what is counted is shown. `None`: nowhere, and nothing is counted for it.
+    pub metrics: Option<MetricsListen>,
 }
 
 impl fmt::Debug for Options {
@@ -115,6 +122,7 @@ impl fmt::Debug for Options {
             .field("admission", &self.admission)
             .field("allowed_uids", &self.allowed_uids)
             .field("ephemeral", &self.ephemeral)
+            .field("metrics", &self.metrics)
             .finish_non_exhaustive()
     }
 }
@@ -294,24 +302,39 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
     let control = Listening::from(dir.bind_control()?);
     let socket = bound.path.clone();
 
+    let (metrics_at, metrics_guard) = metrics::listen(options.metrics.as_ref(), &dir)?;
+
     let broker = put_together(config, environment, options.ephemeral, renewed_ahead(), options.notices)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let (audit, writer) = Audit::start(audit_file(config.audit.directory()?.to_owned(), Arc::clone(&clock)))
         .map_err(system("start the audit writer"))?;
     let served = Served::default();
+    let started = clock.now().wall;
+    let calls = Arc::<Calls>::default();
+    let metrics = Metrics::new(Sources {
+        broker: broker.clone(),
+        clock: Arc::clone(&clock),
+        started,
+        calls: Arc::clone(&calls),
+        connections: Arc::clone(&served.connections),
+        audit: audit.clone(),
+    });
     let about = About {
         socket: socket.clone(),
-        started: clock.now().wall,
+        started,
         audit: audit.clone(),
         connections: Arc::clone(&served.connections),
     };
-    let sandbox_layers = Layers::new(
+    let mut sandbox_layers = Layers::new(
         sandbox_routes(&broker)?,
         AllowedPeers::own_and(&options.allowed_uids),
         options.admission,
         Some((audit, clock)),
     )
     .with_limits(limits(config));
+    if metrics_at.is_some() {
+        sandbox_layers = sandbox_layers.counting(calls);
+    }
     // The control socket answers nobody but the broker's own user, who needs no capability.
     let control_layers = Layers::new(
         control_routes(&broker, about)?,
@@ -322,14 +345,21 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
     .with_limits(limits(config));
 
     let (stop, stopping) = watch::channel(false);
-    let mut serving = Vec::new();
-    let mut sockets = Vec::new();
-    let mut spawn = |Listening { listener, guard, .. }, layers, served| {
+    let stopped = || {
         let mut stopping = stopping.clone();
-        serving.push(tokio::spawn(serve(listener, layers, served, async move {
+        async move {
             // An error means that `Running` is gone, which is a stop as well.
             let _ = stopping.wait_for(|stop| *stop).await;
-        })));
+        }
+    };
+    let mut serving = Vec::new();
+    let mut sockets = Vec::from_iter(metrics_guard);
+    if let Some(listening) = metrics_at {
+        tracing::info!(at = %listening, "metrics are shown");
+        serving.push(tokio::spawn(show(listening, Arc::new(metrics), stopped())));
+    }
+    let mut spawn = |Listening { listener, guard, .. }, layers, served| {
+        serving.push(tokio::spawn(serve(listener, layers, served, stopped())));
         sockets.extend(guard);
     };
     spawn(bound, sandbox_layers, served);

@@ -49,7 +49,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
             "store",
         ],
     ),
-    ("server", &["broker", "clock", "service::status"]),
+    ("server", &["broker", "clock", "reason", "service::status"]),
     ("service", &["broker", "credential", "proto", "reason"]),
     // Its broker in the process is the same service, without a socket between.
     (

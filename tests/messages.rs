@@ -9,7 +9,10 @@ use credbroker::{
     client,
     config::{Config, Environment, PolicyFile, read_capability_file},
     credential::{EntryKey, Name},
-    server::socket::{DirRole, Flaw, SocketError},
+    server::{
+        metrics::MetricsError,
+        socket::{DirRole, Flaw, SocketError},
+    },
     store::{Operation, StoreError},
 };
 
@@ -260,6 +263,16 @@ fn the_sockets_errors_say_what_to_do() {
     for error in &errors {
         says_what_to_do(error);
     }
+    // Where the key of the configuration asked for the path, nobody is sent to the flag.
+    for error in errors {
+        let error = MetricsError::Path(error);
+        says_what_to_do(&error);
+        assert!(!error.to_string().contains("--socket PATH"), "{error}");
+    }
+    says_what_to_do(&MetricsError::Address {
+        address: "127.0.0.1:1".parse().unwrap(),
+        cause: io::Error::other("x"),
+    });
     // This one is the rule itself.
     let error = SocketError::NotASocketPath { path: path() }.to_string();
     assert!(error.contains(": it must be absolute"), "{error}");

@@ -175,6 +175,7 @@ async fn broker(home: &Path) -> Result<()> {
             allowed_uids: Vec::new(),
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
+            metrics: None,
         },
     )?;
     println!("{}", running.socket().display());

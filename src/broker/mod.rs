@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod caller;
 pub mod coordinator;
+pub mod counts;
 pub mod error;
 pub mod journal;
 pub mod login;
@@ -35,10 +36,11 @@ use crate::{
     clock::Clock,
     credential::{EntryKey, Name},
     oauth::Provider,
-    store::{KeyStore, StoreError, TokenStore},
+    store::{KeyStore, StoreError, StoreErrors, TokenStore},
 };
 pub use caller::Caller;
 use coordinator::RefreshCoordinator;
+use counts::Counts;
 pub use error::Error;
 use login::{LoginParts, Logins};
 use page::{Page, PageRequest};
@@ -132,7 +134,7 @@ impl Broker {
         };
         Self {
             inner: Arc::new(Inner {
-                logins: Logins::new(parts.logins.clone()),
+                logins: Logins::new(parts.logins.clone(), Arc::clone(coordinator.counts())),
                 keys: Board::default(),
                 seats: Seats::default(),
                 coordinator,
@@ -249,6 +251,24 @@ impl Broker {
         self.begin()?;
         self.inner.coordinator.check()?;
         Ok(self.inner.parts.tokens.check().await?)
+    }
+
+    /// What happened since the broker started.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        self.inner.coordinator.counts()
+    }
+
+    /// How often the store failed.
+    #[must_use]
+    pub fn store_errors(&self) -> Option<&StoreErrors> {
+        self.inner.parts.tokens.errors()
+    }
+
+    /// How many token sets a provider gave that are not saved yet.
+    #[must_use]
+    pub fn unsaved(&self) -> usize {
+        self.inner.coordinator.unsaved()
     }
 
     /// From now on every call answers [`Error::ShuttingDown`], and nothing new is asked of a provider.

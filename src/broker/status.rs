@@ -35,6 +35,17 @@ pub enum EntryState {
 }
 
 impl EntryState {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::Due,
+        Self::NeedsLogin,
+        Self::Ambiguous,
+        Self::Unsaved,
+        Self::Corrupt,
+        Self::Locked,
+    ];
+
     /// The name in JSON and tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -95,8 +106,31 @@ impl Broker {
         self.inner.stats.deliveries()
     }
 
+    /// The first entries in order of name, at most so many, and how many there are beyond. Unlike [`entries`](Self::entries)
+    /// it leaves no line in the log for what cannot be opened: it is asked again and again.
+    ///
+    /// # Errors
+    /// [`Error::Store`] if the store itself cannot be read.
+    pub async fn survey(&self, most: usize) -> Result<(Vec<EntryStatus>, usize), Error> {
+        let keys = self.inner.parts.tokens.list().await?;
+        let mut entries = Vec::with_capacity(keys.len().min(most));
+        for key in keys.iter().take(most) {
+            entries.extend(self.look_at(key).await.map(|(status, _)| status));
+        }
+        Ok((entries, keys.len().saturating_sub(most)))
+    }
+
     /// One entry. `None`: there is no such entry.
     pub async fn entry(&self, key: &EntryKey) -> Option<EntryStatus> {
+        let (status, error) = self.look_at(key).await?;
+        if let (EntryState::Locked, Some(error)) = (status.state, error) {
+            tracing::warn!(%error, entry = %key, "an entry cannot be opened");
+        }
+        Some(status)
+    }
+
+    /// One entry, and why it cannot be opened.
+    async fn look_at(&self, key: &EntryKey) -> Option<(EntryStatus, Option<StoreError>)> {
         let unreadable = |state| EntryStatus {
             key: key.clone(),
             subject: None,
@@ -111,16 +145,13 @@ impl Broker {
         let stored = match self.inner.coordinator.current(key).await {
             Ok(None) => return None,
             Ok(Some(stored)) => stored,
-            Err(StoreError::Corrupt { .. }) => return Some(unreadable(EntryState::Corrupt)),
+            Err(error @ StoreError::Corrupt { .. }) => return Some((unreadable(EntryState::Corrupt), Some(error))),
             Err(
                 error @ (StoreError::Locked { .. }
                 | StoreError::NewerFormat { .. }
                 | StoreError::Busy { .. }
                 | StoreError::Unavailable { .. }),
-            ) => {
-                tracing::warn!(%error, entry = %key, "an entry cannot be opened");
-                return Some(unreadable(EntryState::Locked));
-            }
+            ) => return Some((unreadable(EntryState::Locked), Some(error))),
         };
         let expiry = stored.tokens.expiry.as_ref();
         let state = self.state(key, &stored).await;
@@ -129,7 +160,7 @@ impl Broker {
             .scheduler
             .as_ref()
             .and_then(|scheduler| scheduler.renewal(key));
-        Some(EntryStatus {
+        let status = EntryStatus {
             key: key.clone(),
             subject: stored.tokens.subject.clone(),
             expire_time: expiry.map(|e| e.at),
@@ -139,7 +170,8 @@ impl Broker {
             next_renewal: renewal.and_then(|renewal| renewal.due),
             failures: renewal.map_or(0, |renewal| renewal.failures),
             watchers: self.watchers(key),
-        })
+        };
+        Some((status, None))
     }
 
     async fn state(&self, key: &EntryKey, stored: &StoredTokens) -> EntryState {

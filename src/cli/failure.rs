@@ -191,16 +191,19 @@ impl From<client::Error> for Failure {
     }
 }
 
+fn exit_code_of_a_socket(failure: SocketFailure) -> u8 {
+    match failure {
+        SocketFailure::Usage => USAGE,
+        SocketFailure::Config => CONFIGURATION,
+        SocketFailure::InUse => UNAVAILABLE,
+        SocketFailure::System => INTERNAL,
+        SocketFailure::Busy => TRY_AGAIN,
+    }
+}
+
 impl From<SocketError> for Failure {
     fn from(error: SocketError) -> Self {
-        let code = match error.failure() {
-            SocketFailure::Usage => USAGE,
-            SocketFailure::Config => CONFIGURATION,
-            SocketFailure::InUse => UNAVAILABLE,
-            SocketFailure::System => INTERNAL,
-            SocketFailure::Busy => TRY_AGAIN,
-        };
-        Self::new(code, error.to_string())
+        Self::new(exit_code_of_a_socket(error.failure()), error.to_string())
     }
 }
 
@@ -208,6 +211,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::Socket(error) => error.into(),
+            StartError::Metrics(error) => Self::new(exit_code_of_a_socket(error.failure()), error.to_string()),
             StartError::Config(error) => error.into(),
             StartError::Store(error) => error.into(),
             StartError::System { .. } => Self::internal(error.to_string()),

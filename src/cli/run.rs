@@ -51,6 +51,8 @@ pub(super) async fn run(
         allowed_uids: Vec::new(),
         ephemeral: false,
         notices: printer.notices(),
+        // A broker of a moment; the place is that of the one that stays.
+        metrics: None,
     };
     let running = daemon::start(&config, environment, options).map_err(|error| broker_failed(error.into()))?;
     output::warning("--sandbox none is no boundary: the command runs as you and could read the store itself");

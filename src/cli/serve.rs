@@ -52,6 +52,7 @@ pub(super) async fn serve(
         allowed_uids: arguments.allow_uid,
         ephemeral: arguments.ephemeral,
         notices: to_the_log(),
+        metrics: config.metrics.listen.clone(),
     };
     let running = daemon::start(config, environment, options)?;
     tracing::info!(socket = %running.socket().display(), pid = std::process::id(), "serving");

@@ -14,6 +14,7 @@ mod environment;
 mod error;
 mod file;
 mod git;
+mod metrics;
 mod policy_file;
 mod providers;
 mod schema;
@@ -35,6 +36,7 @@ pub use self::{
     environment::{CAPABILITY, Environment, SOCKET},
     error::ConfigError,
     git::{GitConfig, GitHost, GitSecret, InvalidHost},
+    metrics::{MetricsConfig, MetricsListen},
     policy_file::{PolicyFile, Sandbox},
     providers::{ClientAuth, ClientSecret, Flow, Preset, ProviderConfig, RedirectHost, TokenRequestFormat},
     schema::{KEYS, Key, Kind, POLICY_KEYS},
@@ -44,7 +46,7 @@ use self::{
     environment::PREFIX,
     error::{Place, escaped},
     file::Source,
-    schema::{AUDIT, GIT, LIMITS, LOGIN, STORE, choice, did_you_mean},
+    schema::{AUDIT, GIT, LIMITS, LOGIN, METRICS, STORE, choice, did_you_mean},
     section::{Given, Roots, Section, absolute},
 };
 use crate::credential::Name;
@@ -63,6 +65,8 @@ pub struct Config {
     pub login: LoginConfig,
     /// What git gets, by host.
     pub git: BTreeMap<GitHost, GitConfig>,
+    /// Where metrics are shown.
+    pub metrics: MetricsConfig,
     /// The providers by name.
     pub providers: BTreeMap<Name, ProviderConfig>,
 }
@@ -240,6 +244,7 @@ impl Config {
             limits: LimitsConfig::default(),
             login: LoginConfig::default(),
             git: BTreeMap::new(),
+            metrics: MetricsConfig::default(),
             providers: BTreeMap::new(),
         };
         for section in &sections {
@@ -251,6 +256,7 @@ impl Config {
                         config.login.timeout = timeout;
                     }
                 }
+                (METRICS, _) => config.metrics = MetricsConfig::from_section(section)?,
                 (LIMITS, _) => config.limits = LimitsConfig::from_section(section)?,
                 (GIT, _) => config.add_git_host(section)?,
                 (_, Some(name)) => {

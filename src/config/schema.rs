@@ -43,6 +43,8 @@ pub enum Kind {
     Count,
     /// Whole seconds, from 1 to ten years.
     Seconds,
+    /// A loopback address with a port, or the path of a Unix socket.
+    Loopback,
     /// An array of strings.
     Texts,
     /// An array of port numbers, not empty.
@@ -76,6 +78,7 @@ impl Kind {
                 "a URL in a string: https, or http to loopback, without user name, password and fragment".into()
             }
             Self::UrlPath => "a path of a URL in a string: it begins with / and has no ? and no #".into(),
+            Self::Loopback => "127.0.0.1:PORT, [::1]:PORT or the path of a Unix socket (with a /), in a string".into(),
             Self::Flag => "true or false".into(),
             Self::Choice(names) => format!("one of \"{}\"", names.join("\", \"")),
             Self::Count => "a whole number from 1 to 1000000".into(),
@@ -114,6 +117,7 @@ pub(super) const AUDIT: &str = "audit";
 pub(super) const LIMITS: &str = "limits";
 pub(super) const LOGIN: &str = "login";
 pub(super) const GIT: &str = "git.HOST";
+pub(super) const METRICS: &str = "metrics";
 pub(super) const PROVIDERS: &str = "providers.NAME";
 pub(super) const SANDBOXES: &str = "sandboxes.NAME";
 
@@ -134,6 +138,7 @@ pub const KEYS: &[Key] = &[
     key(GIT, "entry", Kind::Entry, "none", "the entry whose access token git gets as the password for HOST; this or api_key"),
     key(GIT, "api_key", Kind::ApiKey, "none", "the API key that git gets as the password for HOST"),
     key(GIT, "username", Kind::Text, "what git asks for, else oauth2", "the user name that git gets; if git asks for another one, it is not answered"),
+    key(METRICS, "listen", Kind::Loopback, "none: no metrics", "where `serve` answers GET /metrics with what it counts, for Prometheus"),
     key(PROVIDERS, "preset", Kind::Choice(Preset::NAMES), "none", "take what is particular to a known provider; every other key overrides it"),
     key(PROVIDERS, "issuer", Kind::Url, "none", "the issuer, whose discovery document names the endpoints; those of a preset are then left aside"),
     key(PROVIDERS, "authorization_endpoint", Kind::Url, "the preset's or discovered", "where the user's browser is sent"),

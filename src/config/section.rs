@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fmt,
+    net::SocketAddr,
     num::NonZeroU32,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -21,6 +22,7 @@ use super::{
     error::{ConfigError, Place},
     file::{Source, dotted},
     git::GitHost,
+    metrics,
     schema::{Choice, Key, did_you_mean},
     values::{Params, ShellCommand},
 };
@@ -262,6 +264,19 @@ impl<'d> Section<'d> {
             Given::Toml(..) => self.roots.base.join(written),
             Given::Variable(_) => absolute(written),
         }))
+    }
+
+    /// Whether the value has a slash, and so can only be a path.
+    pub(super) fn is_path(&self, key: &str) -> bool {
+        self.settings.get(key).is_some_and(|setting| match setting.value {
+            Given::Toml(value, _) => value.get_ref().as_str().is_some_and(|text| text.contains('/')),
+            Given::Variable(text) => text.as_encoded_bytes().contains(&b'/'),
+        })
+    }
+
+    /// A loopback address with a port.
+    pub(super) fn loopback(&self, key: &str) -> Result<Option<SocketAddr>, ConfigError> {
+        self.with(key, |setting| metrics::loopback(setting.text()?))
     }
 
     pub(super) fn seconds(&self, key: &str) -> Result<Option<Duration>, ConfigError> {

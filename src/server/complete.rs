@@ -14,6 +14,7 @@ use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tonic::{Code, Status, body::Body};
 
+use super::metrics::Call;
 use crate::service::status;
 
 static DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
@@ -34,16 +35,24 @@ fn incomplete(headers: &HeaderMap) -> Option<Status> {
 }
 
 /// Completes a response: its headers now, its trailers when they come.
-pub(super) fn response(response: Response<Body>, path: Option<PathAndQuery>) -> Response<Completed> {
+pub(super) fn response(
+    response: Response<Body>,
+    path: Option<PathAndQuery>,
+    mut call: Option<Call>,
+) -> Response<Completed> {
     let Some(failure) = failure(response.headers()) else {
-        return response.map(|body| Completed { body, path });
+        return response.map(|body| Completed { body, path, call });
     };
-    let response = if response.headers().contains_key(&DETAILS) {
-        response
+    let (failure, response) = if response.headers().contains_key(&DETAILS) {
+        (failure, response)
     } else {
-        status::complete(&failure, method(path.as_ref())).into_http()
+        let complete = status::complete(&failure, method(path.as_ref()));
+        (complete.clone(), complete.into_http())
     };
-    response.map(|body| Completed { body, path: None })
+    if let Some(call) = &mut call {
+        call.failed(&failure);
+    }
+    response.map(|body| Completed { body, path: None, call })
 }
 
 fn method(path: Option<&PathAndQuery>) -> &str {
@@ -57,6 +66,8 @@ pin_project! {
         body: Body,
         // The method's; `None` also where the headers have said all.
         path: Option<PathAndQuery>,
+        // Counts how the call ended when the body is dropped.
+        call: Option<Call>,
     }
 }
 
@@ -70,11 +81,19 @@ impl http_body::Body for Completed {
         frame.map(|frame| {
             frame.map(|frame| {
                 frame.map(|mut frame| {
-                    if let Some(trailers) = frame.trailers_mut()
-                        && let Some(incomplete) = incomplete(trailers)
-                        && let Ok(complete) = trailers_of(&status::complete(&incomplete, method(this.path.as_ref())))
-                    {
-                        *trailers = complete;
+                    if let Some(trailers) = frame.trailers_mut() {
+                        if let Some(incomplete) = incomplete(trailers)
+                            && let Ok(complete) =
+                                trailers_of(&status::complete(&incomplete, method(this.path.as_ref())))
+                        {
+                            *trailers = complete;
+                        }
+                        if let Some(call) = this.call {
+                            match failure(trailers) {
+                                None => call.succeeded(),
+                                Some(failure) => call.failed(&failure),
+                            }
+                        }
                     }
                     frame
                 })

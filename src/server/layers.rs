@@ -25,6 +25,7 @@ use super::{
     deadline::deadline,
     ending::{self, Ending},
     limits::{Answer, Arriving, Connection, HOLD, Kind, Limits, OpenCall, OpenStream, Paced, SocketRate},
+    metrics::Calls,
     peer::{AllowedPeers, Peer},
     recorded::Recorded,
     routes::Routes,
@@ -57,6 +58,8 @@ pub struct Layers {
     routes: Routes,
     limits: Limits,
     rate: Arc<SocketRate>,
+    /// `None`: nobody wants to know.
+    calls: Option<Arc<Calls>>,
 }
 
 struct Shared {
@@ -84,6 +87,16 @@ impl Layers {
             routes: routes.prepare(),
             limits,
             rate: Arc::new(SocketRate::new(&limits)),
+            calls: None,
+        }
+    }
+
+    /// The same, counting how its calls end.
+    #[must_use]
+    pub fn counting(self, calls: Arc<Calls>) -> Self {
+        Self {
+            calls: Some(calls),
+            ..self
         }
     }
 
@@ -140,18 +153,21 @@ impl ConnectionLayers {
         let method = path.as_ref().map_or("", PathAndQuery::path);
         // Every call counts, also one that another check refuses first.
         let rate = self.connection.rates().check(kind(method));
+        let mut counted = None;
         let (response, stream) = if let Some(refusal) = not_grpc(&request) {
             drop(request);
             hold(rate.is_err()).await;
+            // It is no call, and is not counted as one.
             (refusal, None)
         } else {
+            counted = self.layers.calls.as_ref().map(|calls| calls.begin(method));
             let pid = self.connection.peer().and_then(|peer| peer.pid);
             let span = tracing::debug_span!("rpc", method, pid);
             // Pinned first, because it is large and would be copied into each wrapper around it.
             pin!(self.answer(method, request, rate)).instrument(span).await
         };
         // One box around everything that goes on with the body.
-        complete::response(response, path).map(|body| Body::new(Answer::new(body, call, stream)))
+        complete::response(response, path, counted).map(|body| Body::new(Answer::new(body, call, stream)))
     }
 
     /// The order of checks: the first that fails answers. What comes behind them (message validation, policy,

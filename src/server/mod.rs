@@ -8,6 +8,7 @@ mod deadline;
 mod ending;
 pub mod layers;
 mod limits;
+pub mod metrics;
 pub mod peer;
 mod recorded;
 mod routes;

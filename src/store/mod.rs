@@ -4,6 +4,7 @@
 //! switched silently. Writing needs a guard, and a guard is the entry's lock: whoever can write holds it, across
 //! processes. Absent, locked, corrupt and unreadable are different answers, all the way to the client.
 
+mod counts;
 pub mod file;
 pub mod memory;
 mod queue;
@@ -13,6 +14,7 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use secrecy::SecretString;
 
+pub use self::counts::StoreErrors;
 use crate::credential::{EntryKey, Intent, Name, Revision, TokenSet};
 
 /// A token set as it is stored.
@@ -70,6 +72,11 @@ pub trait TokenStore: Send + Sync + 'static {
 
     /// Whether the store can be read now and, after a failed write, whether it can be written again.
     async fn check(&self) -> Result<(), StoreError>;
+
+    /// How often it failed, with API keys, too. `None`: it does not count.
+    fn errors(&self) -> Option<&StoreErrors> {
+        None
+    }
 }
 
 /// The lock of one entry, and with it the right to write that entry.

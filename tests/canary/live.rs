@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
@@ -141,6 +141,7 @@ impl Broker {
         command
             .arg(&world.capability_file)
             .args(["--allow", "p", "--allow", "x", "--allow", "c", "--allow", "absent"])
+            .env("CREDBROKER_METRICS_LISTEN", world.host.path("run/metrics.sock"))
             .args(["--allow-key", "k", "--allow-save", "p", "--allow-remove", "absent"])
             .stderr(fs::File::create(&log).unwrap());
         let child = Running::start(command);
@@ -331,6 +332,15 @@ pub(crate) fn everything_below(directory: &Path, skip: &[&Path]) -> Vec<(PathBuf
     found
 }
 
+/// What a scrape gets, header and all.
+fn metrics(path: &Path) -> String {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
 fn everything_said(answer: &Answer) -> String {
     format!("{}\n{}", answer.out, answer.err)
 }
@@ -352,6 +362,15 @@ async fn no_secret_is_in_an_answer_a_log_a_record_or_a_file() {
         let said = converse(&broker.control()).await;
         recorded.assert_clean("an answer on the control socket", said);
         break_the_protocol(&broker.socket);
+        let metrics = metrics(&world.host.path("run/metrics.sock"));
+        for counted in [
+            "GetToken\",reason=\"OK",
+            "other\",reason=\"UNIMPLEMENTED",
+            "provider=\"p\"",
+        ] {
+            assert!(metrics.contains(counted), "{counted} was not counted: {metrics}");
+        }
+        recorded.assert_clean("the metrics", metrics);
         for arguments in [
             &["status"][..],
             &["status", "--json"],

@@ -89,6 +89,7 @@ const HOLD_NONE: &str = "
     broker/journal.rs Journal
     broker/coordinator/error.rs Asker LoginCause RefreshError
     broker/coordinator/mod.rs Activity
+    broker/counts.rs Counts FlightEnd
     broker/error.rs Error LoginFailure
     broker/mod.rs Revocation
     broker/page.rs Page PageRequest
@@ -108,6 +109,7 @@ const HOLD_NONE: &str = "
     clock.rs Now SystemClock
     config/error.rs ConfigError
     config/git.rs GitConfig GitHost GitSecret InvalidHost
+    config/metrics.rs MetricsConfig MetricsListen
     config/mod.rs AuditConfig LimitsConfig LoginConfig
     config/policy_file.rs PolicyFile Sandbox
     config/schema.rs Key Kind
@@ -130,6 +132,9 @@ const HOLD_NONE: &str = "
     reason.rs Reason
     server/admission.rs Admission Sandbox
     server/limits/mod.rs Limits
+    server/metrics/calls.rs Calls
+    server/metrics/families.rs Family Kind
+    server/metrics/listen.rs Listening MetricsError
     server/peer.rs AllowedPeers Peer
     server/serve.rs Served
     server/socket/bind.rs BoundSocket SocketGuard
@@ -138,6 +143,7 @@ const HOLD_NONE: &str = "
     server/socket/inherited.rs Handover InheritedSocket
     server/socket/layout.rs DirName
     server/socket/runtime_dir.rs LiveBroker RuntimeDir Survey
+    store/counts.rs StoreErrors
     store/file/diagnose/mod.rs Diagnosis Finding Outcome
     store/mod.rs Holder HolderState Operation OverCorrupt StoreError
 ";

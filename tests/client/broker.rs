@@ -111,6 +111,7 @@ impl Host {
             allowed_uids: Vec::new(),
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
+            metrics: None,
         };
         daemon::start(&Config::load(None, &environment).unwrap(), &environment, options).unwrap()
     }

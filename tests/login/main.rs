@@ -8,6 +8,7 @@
 
 mod accounts;
 mod browser;
+mod counting;
 mod device;
 mod ending;
 mod house;

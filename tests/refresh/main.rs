@@ -9,6 +9,7 @@
 
 mod authority;
 mod cooldown;
+mod counting;
 mod house;
 mod intents;
 mod joining;

@@ -143,6 +143,7 @@ impl Host {
             allowed_uids,
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
+            metrics: None,
         };
         daemon::start(&self.config, &self.environment, options).unwrap()
     }

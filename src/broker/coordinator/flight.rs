@@ -16,7 +16,7 @@ use super::{
     waiting::Progress,
 };
 use crate::{
-    broker::timing,
+    broker::{counts::FlightEnd, timing},
     credential::{EntryKey, Intent, Revision},
     store::{HolderState, OverCorrupt, StoredTokens},
 };
@@ -97,6 +97,11 @@ impl Drop for Landing {
     fn drop(&mut self) {
         // Without an end its task panicked; the panic is in the log.
         let end = self.end.take().unwrap_or_else(|| End::failed(RefreshError::Internal));
+        let presented = matches!(*self.progress.borrow(), Progress::Exchange { .. });
+        let result = end.result.as_ref().map(|stored| &**stored);
+        self.shared
+            .counts
+            .flight(FlightEnd::of(result, end.ambiguous, presented));
         let now = self.shared.clock.now().boot;
         let began = self.began.get().copied().unwrap_or(self.asked);
         let cooled = began.saturating_add(timing::cooldown(end.lifetime));

@@ -37,6 +37,7 @@ use self::{
 };
 pub(super) use self::{held::Writing, removal::Removed};
 use super::{
+    counts::Counts,
     timing,
     watching::{Board, Standing},
 };
@@ -73,6 +74,7 @@ struct Shared {
     /// What is being saved.
     saves: TaskTracker,
     stopping: CancellationToken,
+    counts: Arc<Counts>,
 }
 
 /// A provider and how much is asked of it at once.
@@ -141,8 +143,21 @@ impl RefreshCoordinator {
                 tasks: TaskTracker::new(),
                 saves: TaskTracker::new(),
                 stopping: CancellationToken::new(),
+                counts: Arc::default(),
             }),
         }
+    }
+
+    /// How its flights ended; and a place for what else the broker counts.
+    #[must_use]
+    pub fn counts(&self) -> &Arc<Counts> {
+        &self.shared.counts
+    }
+
+    /// How many entries' newest token sets are not saved.
+    #[must_use]
+    pub fn unsaved(&self) -> usize {
+        self.shared.unsaved.load(Ordering::Acquire)
     }
 
     /// The entry as it is now: what is stored, or what is to be stored as soon as the disk is back.

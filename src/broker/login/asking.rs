@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 
 use super::{PATIENCE, SessionId, Standing, landing::Landing, session::Stage};
 use crate::{
-    broker::{Broker, Caller, Error, caller::Named, error::LoginFailure},
+    broker::{Broker, Caller, Error, caller::Named, counts::LoginEnd, error::LoginFailure},
     credential::{AccessToken, EntryKey},
     oauth::{LoginProvider, login::Authorization},
 };
@@ -38,6 +38,7 @@ impl Broker {
         let (done, waiting) = oneshot::channel();
         let task = async move {
             let result = broker.exchanged(&*provider, &authorization, &pasted, &landing).await;
+            broker.inner.logins.ended(&landing.fate, &result);
             let now = broker.inner.parts.clock.now().boot;
             drop(broker.inner.logins.sessions().end(&landing.principal, &landing.id, now));
             // Whoever asked may have stopped waiting.
@@ -99,6 +100,7 @@ impl Broker {
         if !session.fate.withdraw() {
             return Err(Error::SessionAlreadyUsed);
         }
+        session.fate.count(&self.inner.logins.counts, LoginEnd::Cancelled);
         drop(sessions.end(&caller.principal, id, now));
         Ok(())
     }

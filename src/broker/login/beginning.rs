@@ -143,14 +143,18 @@ impl Broker {
             broker: self.clone(),
             landing,
             result: Err(Error::Internal("the task of a login died".into())),
+            counts: true,
         };
         let task = async move {
-            // `None`: the session ended first.
-            let result = match outcome.await {
+            let mut end = end;
+            end.result = match outcome.await {
                 Some(outcome) => end.broker.land(&end.landing, outcome).await,
-                None => Err(LoginFailure::Withdrawn.of(&end.landing.key)),
+                None => {
+                    // The session ended first, and that is what counts.
+                    end.counts = false;
+                    Err(LoginFailure::Withdrawn.of(&end.landing.key))
+                }
             };
-            end.with(result);
         };
         self.inner.logins.tasks.spawn(task.in_current_span());
     }
@@ -229,17 +233,17 @@ struct End {
     broker: Broker,
     landing: Arc<Landing>,
     result: Result<(), Error>,
-}
-
-impl End {
-    fn with(mut self, result: Result<(), Error>) {
-        self.result = result;
-    }
+    counts: bool,
 }
 
 impl Drop for End {
     fn drop(&mut self) {
-        let Landing { principal, id, .. } = &*self.landing;
+        let Landing {
+            principal, id, fate, ..
+        } = &*self.landing;
+        if self.counts {
+            self.broker.inner.logins.ended(fate, &self.result);
+        }
         if let Some(session) = self.broker.inner.logins.sessions().of_task(principal, id) {
             session.stage = Stage::Over(mem::replace(&mut self.result, Ok(())));
         }

@@ -25,12 +25,15 @@ use jiff::Timestamp;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use self::sessions::Sessions;
 pub use self::{
     notice::{Notice, Notices, to_the_log},
     session::SessionId,
 };
-use super::Error;
+use self::{session::Fate, sessions::Sessions};
+use super::{
+    Error,
+    counts::{Counts, LoginEnd},
+};
 pub use crate::oauth::Flow;
 use crate::{
     credential::{AccessToken, EntryKey, Name},
@@ -131,6 +134,7 @@ pub enum Standing {
 pub(super) struct Logins {
     parts: LoginParts,
     sessions: Mutex<Sessions>,
+    counts: Arc<Counts>,
     /// What goes on without a caller.
     tasks: TaskTracker,
     /// Looks for old sessions while there are any.
@@ -138,10 +142,11 @@ pub(super) struct Logins {
 }
 
 impl Logins {
-    pub(super) fn new(parts: LoginParts) -> Self {
+    pub(super) fn new(parts: LoginParts, counts: Arc<Counts>) -> Self {
         Self {
             parts,
-            sessions: Mutex::default(),
+            sessions: Mutex::new(Sessions::new(Arc::clone(&counts))),
+            counts,
             tasks: TaskTracker::new(),
             sweeping: AtomicBool::new(false),
         }
@@ -169,6 +174,11 @@ impl Logins {
         if timeout(LAST_EXCHANGE, self.tasks.wait()).await.is_err() {
             tracing::error!("the broker stops while a login is being completed: it has to be begun anew");
         }
+    }
+
+    /// Counts how a login ended, unless somebody ended it before.
+    fn ended(&self, fate: &Fate, result: &Result<(), Error>) {
+        fate.count(&self.counts, LoginEnd::of(result));
     }
 
     /// How many are open.

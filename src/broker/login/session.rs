@@ -2,14 +2,24 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use tokio_util::sync::CancellationToken;
 
 use super::landing::Landing;
-use crate::{broker::Error, credential::EntryKey, oauth::login::Authorization};
+use crate::{
+    broker::{
+        Error,
+        counts::{Counts, LoginEnd},
+    },
+    credential::EntryKey,
+    oauth::login::Authorization,
+};
 
 /// How much of a session's id records show.
 const SHOWN: usize = 8;
@@ -81,6 +91,7 @@ pub(super) enum Stage {
 pub(super) struct Fate {
     decided: Mutex<Option<Decision>>,
     ended: CancellationToken,
+    counted: AtomicBool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -109,6 +120,13 @@ impl Fate {
     /// Whoever waits for the user stops waiting. A code that is being exchanged is exchanged and stored.
     pub(super) fn interrupt(&self) {
         self.ended.cancel();
+    }
+
+    /// Counts the end of the session; the first end is the one that counts.
+    pub(super) fn count(&self, counts: &Counts, end: LoginEnd) {
+        if !self.counted.swap(true, Ordering::Relaxed) {
+            counts.login(end);
+        }
     }
 
     fn decide(&self, decision: Decision) -> bool {

@@ -7,7 +7,13 @@ use std::{
 };
 
 use super::session::{Session, SessionId, Stage};
-use crate::{broker::Error, credential::EntryKey};
+use crate::{
+    broker::{
+        Error,
+        counts::{Counts, LoginEnd},
+    },
+    credential::EntryKey,
+};
 
 /// How many logins one sandbox may have open at once.
 pub(super) const MOST_OPEN: usize = 16;
@@ -19,8 +25,8 @@ const MOST_REMEMBERED: usize = 18_000;
 
 /// All sessions, by the sandbox that began them: what one asks for is looked up among its own only, so another's cannot be
 /// told from one that never was.
-#[derive(Default)]
 pub(super) struct Sessions {
+    counts: Arc<Counts>,
     principals: HashMap<Arc<str>, Own>,
     /// The broker stops: no session begins any more.
     interrupted: bool,
@@ -41,6 +47,14 @@ enum How {
 }
 
 impl Sessions {
+    pub(super) fn new(counts: Arc<Counts>) -> Self {
+        Self {
+            counts,
+            principals: HashMap::new(),
+            interrupted: false,
+        }
+    }
+
     /// Makes room for one more.
     ///
     /// # Errors
@@ -114,7 +128,9 @@ impl Sessions {
     pub(super) fn withdraw(&self, key: &EntryKey) {
         for own in self.principals.values() {
             for session in own.open.values().filter(|session| session.key == *key) {
-                session.fate.withdraw();
+                if session.fate.withdraw() {
+                    session.fate.count(&self.counts, LoginEnd::Withdrawn);
+                }
             }
         }
     }
@@ -139,8 +155,10 @@ impl Sessions {
                 .map(|(id, _)| id.clone())
                 .collect();
             for id in old {
-                if let Some(session) = own.open.remove(&id) {
-                    session.fate.withdraw();
+                if let Some(session) = own.open.remove(&id)
+                    && session.fate.withdraw()
+                {
+                    session.fate.count(&self.counts, LoginEnd::Expired);
                 }
                 own.remember(id, How::Expired, now);
             }

@@ -15,6 +15,14 @@ pub(super) fn right(kind: Kind) -> Vec<String> {
         Kind::Variable => &["'SECRET_1'", "'_x'"],
         Kind::Url => &["'https://a.example/x'", "'http://[::1]:1/'"],
         Kind::UrlPath => &["'/'", "'/a/b'"],
+        Kind::Loopback => &[
+            "'127.0.0.1:9464'",
+            "'[::1]:1'",
+            "'127.0.0.1:0'",
+            "'/a/metrics.sock'",
+            "'./m'",
+            "'~/m'",
+        ],
         Kind::Flag => &["true", "false"],
         Kind::Choice(names) => return names.iter().map(|name| format!("'{name}'")).collect(),
         Kind::Count => &["1", "0x10", "1_000", "1000000"],
@@ -53,6 +61,24 @@ pub(super) fn wrong(kind: Kind) -> &'static [&'static str] {
             "'/hunter2#x'",
             "'/ hunter2'",
             "\"/hunter2\\n\"",
+        ],
+        Kind::Loopback => &[
+            "''",
+            "'hunter2'",
+            "'9464'",
+            "':9464'",
+            "'127.0.0.1'",
+            "'127.0.0.1:65536'",
+            "'127.0.0.1:09464'",
+            "'127.0.0.2:9464'",
+            "'0.0.0.0:9464'",
+            "'[::]:9464'",
+            "'[::ffff:127.0.0.1]:9464'",
+            "'[::1%1]:9464'",
+            "'10.0.0.1:9464'",
+            "'localhost:9464'",
+            "\"/hunter2\\u0000\"",
+            "'~hunter2/x'",
         ],
         Kind::Flag => &["'true'", "'hunter2'"],
         Kind::Choice(_) => &["''", "'hunter2'", "'FILE'", "'non'"],
@@ -117,6 +143,7 @@ fn type_of(kind: Kind) -> &'static str {
         | Kind::Variable
         | Kind::Url
         | Kind::UrlPath
+        | Kind::Loopback
         | Kind::Choice(_)
         | Kind::Digest
         | Kind::Entry

@@ -51,8 +51,8 @@ use self::{
     records::{Records, Shared, Trouble},
 };
 use super::{
-    Holder, HolderState, KeyStore, Operation, OverCorrupt, StoreError, StoredTokens, TokenGuard, TokenStore,
-    queue::Queue,
+    Holder, HolderState, KeyStore, Operation, OverCorrupt, StoreError, StoreErrors, StoredTokens, TokenGuard,
+    TokenStore, queue::Queue,
 };
 use crate::credential::{EntryKey, Name};
 
@@ -96,6 +96,7 @@ pub struct FileStore {
     shared: Arc<Shared>,
     tokens: Arc<Records<StoredTokens>>,
     keys: Arc<Records<SecretString>>,
+    errors: Arc<StoreErrors>,
 }
 
 impl FileStore {
@@ -127,6 +128,7 @@ impl FileStore {
         Ok(Self {
             tokens: Records::new(Arc::clone(&shared)),
             keys: Records::new(Arc::clone(&shared)),
+            errors: Arc::default(),
             shared,
         })
     }
@@ -137,10 +139,10 @@ impl FileStore {
     ) -> Result<T, StoreError> {
         let doing = Doing::new(Operation::List, "the store");
         let (shared, context) = (Arc::clone(&self.shared), doing.clone());
-        off_thread(&doing, Instant::now() + LIMIT, move || {
+        let listed = off_thread(&doing, Instant::now() + LIMIT, move || {
             list(&shared.root).map_err(|cause| context.failed(cause))
-        })
-        .await
+        });
+        self.errors.count(Operation::List, listed.await)
     }
 }
 
@@ -155,7 +157,7 @@ impl fmt::Debug for FileStore {
 #[async_trait]
 impl TokenStore for FileStore {
     async fn read(&self, key: &EntryKey) -> Result<Option<Arc<StoredTokens>>, StoreError> {
-        self.tokens.read(key).await
+        self.errors.count(Operation::Read, self.tokens.read(key).await)
     }
 
     async fn list(&self) -> Result<Vec<EntryKey>, StoreError> {
@@ -163,9 +165,10 @@ impl TokenStore for FileStore {
     }
 
     async fn lock(&self, key: &EntryKey, wait: Duration) -> Result<Box<dyn TokenGuard>, StoreError> {
-        let held = self.tokens.lock(key, wait).await?;
+        let held = self.errors.count(Operation::Lock, self.tokens.lock(key, wait).await)?;
         Ok(Box::new(FileGuard {
             tokens: Arc::clone(&self.tokens),
+            errors: Arc::clone(&self.errors),
             key: key.clone(),
             held,
         }))
@@ -176,21 +179,27 @@ impl TokenStore for FileStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        self.shared.identity.get(Look::Current, Instant::now() + LIMIT).await?;
+        let identity = self.shared.identity.get(Look::Current, Instant::now() + LIMIT).await;
+        self.errors.count(Operation::Open, identity)?;
         self.list_with(layout::can_be_listed).await?;
         let doing = Doing::new(Operation::Write, "the store");
         let (shared, context) = (Arc::clone(&self.shared), doing.clone());
-        off_thread(&doing, Instant::now() + LIMIT, move || {
+        let probed = off_thread(&doing, Instant::now() + LIMIT, move || {
             let probed = shared.trouble.probe(&shared.root, &shared.directories);
             probed.map_err(|cause| context.failed(cause))
-        })
-        .await
+        });
+        self.errors.count(Operation::Write, probed.await)
+    }
+
+    fn errors(&self) -> Option<&StoreErrors> {
+        Some(&self.errors)
     }
 }
 
 /// The lock of one entry. What it was asked to change keeps the lock until it is done, also when this is dropped first.
 struct FileGuard {
     tokens: Arc<Records<StoredTokens>>,
+    errors: Arc<StoreErrors>,
     key: EntryKey,
     held: Arc<Held>,
 }
@@ -198,16 +207,19 @@ struct FileGuard {
 #[async_trait]
 impl TokenGuard for FileGuard {
     async fn read(&self) -> Result<Option<Arc<StoredTokens>>, StoreError> {
-        self.tokens.look(&self.key, Some(Arc::clone(&self.held))).await
+        let looked = self.tokens.look(&self.key, Some(Arc::clone(&self.held))).await;
+        self.errors.count(Operation::Read, looked)
     }
 
     async fn put(&mut self, record: Arc<StoredTokens>, over_corrupt: OverCorrupt) -> Result<(), StoreError> {
         let held = Arc::clone(&self.held);
-        self.tokens.write(&self.key, record, over_corrupt, held).await
+        let written = self.tokens.write(&self.key, record, over_corrupt, held).await;
+        self.errors.count(Operation::Write, written)
     }
 
     async fn remove(&mut self) -> Result<bool, StoreError> {
-        self.tokens.remove(&self.key, Arc::clone(&self.held)).await
+        let removed = self.tokens.remove(&self.key, Arc::clone(&self.held)).await;
+        self.errors.count(Operation::Remove, removed)
     }
 
     fn note(&self, state: HolderState) {
@@ -218,7 +230,7 @@ impl TokenGuard for FileGuard {
 #[async_trait]
 impl KeyStore for FileStore {
     async fn read(&self, name: &Name) -> Result<Option<Arc<SecretString>>, StoreError> {
-        self.keys.read(name).await
+        self.errors.count(Operation::Read, self.keys.read(name).await)
     }
 
     async fn list(&self) -> Result<Vec<Name>, StoreError> {
@@ -226,12 +238,13 @@ impl KeyStore for FileStore {
     }
 
     async fn write(&self, name: &Name, key: SecretString, wait: Duration) -> Result<(), StoreError> {
-        let held = self.keys.lock(name, wait).await?;
-        self.keys.write(name, Arc::new(key), OverCorrupt::Replace, held).await
+        let held = self.errors.count(Operation::Lock, self.keys.lock(name, wait).await)?;
+        let written = self.keys.write(name, Arc::new(key), OverCorrupt::Replace, held).await;
+        self.errors.count(Operation::Write, written)
     }
 
     async fn remove(&self, name: &Name, wait: Duration) -> Result<bool, StoreError> {
-        let held = self.keys.lock(name, wait).await?;
-        self.keys.remove(name, held).await
+        let held = self.errors.count(Operation::Lock, self.keys.lock(name, wait).await)?;
+        self.errors.count(Operation::Remove, self.keys.remove(name, held).await)
     }
 }
