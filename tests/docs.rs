@@ -1,5 +1,5 @@
 //! What is written about the command line is what the command line is: the manual page and the tables of
-//! `docs/configuration.md` are made from the code, and every invocation in the README is one that works.
+//! `docs/operations.md` are made from the code, and every invocation in the README is one that works.
 //!
 //! `BLESS=1 cargo test --test docs` writes what is made.
 
@@ -12,10 +12,17 @@
 
 mod pages;
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use clap::{Command, CommandFactory as _};
-use credbroker::cli::args::Cli;
+use credbroker::{
+    cli::{args::Cli, exit_code},
+    reason::Reason,
+};
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -69,10 +76,10 @@ fn the_manual_page_is_what_the_command_line_says() {
 }
 
 #[test]
-fn the_tables_of_the_configuration_page_are_those_of_the_code() {
-    let name = "docs/configuration.md";
-    let mut page = read(name);
-    for (marker, made) in pages::tables() {
+fn the_tables_of_the_pages_are_those_of_the_code() {
+    let mut pages: BTreeMap<&str, String> = BTreeMap::new();
+    for (name, marker, made) in pages::tables() {
+        let page = pages.entry(name).or_insert_with(|| read(name));
         let (begin, end) = (format!("<!-- begin: {marker} -->\n"), format!("<!-- end: {marker} -->"));
         let Some((before, rest)) = page.split_once(&begin) else {
             panic!("{name} has no {begin}");
@@ -80,9 +87,59 @@ fn the_tables_of_the_configuration_page_are_those_of_the_code() {
         let Some((_, after)) = rest.split_once(&end) else {
             panic!("{name} has no {end}");
         };
-        page = format!("{before}{begin}{made}{end}{after}");
+        *page = format!("{before}{begin}{made}{end}{after}");
     }
-    expect_page(name, &page);
+    for (name, page) in pages {
+        expect_page(name, &page);
+    }
+}
+
+#[test]
+fn every_reason_stands_at_the_exit_code_that_it_has() {
+    for reason in Reason::ALL {
+        let at: Vec<&str> = pages::EXIT_CODES
+            .iter()
+            .filter(|(_, meaning)| {
+                let mut words = meaning.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+                words.any(|word| word == reason.as_str())
+            })
+            .map(|(code, _)| *code)
+            .collect();
+        assert_eq!(at, [exit_code(reason).to_string()], "{reason}");
+    }
+}
+
+/// What is read from the environment is read by name; each of these names has a row.
+#[test]
+fn every_variable_that_the_code_reads_is_documented() {
+    let page = read("docs/operations.md");
+    let rows: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split(" | ").next().map(str::to_owned))
+        .flat_map(|cell| cell.split('`').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let mut found = BTreeSet::new();
+    let mut folders = vec![path("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for call in ["get(\"", "absolute(\"", "xdg(\"", "set(\"", "secret(\""] {
+                let names = code.split(call).skip(1).filter_map(|rest| rest.split('"').next());
+                let variable =
+                    |name: &&str| name.len() > 3 && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+                found.extend(names.filter(variable).map(str::to_owned));
+            }
+        }
+    }
+    assert!(found.len() >= 10, "only {found:?} were found");
+    let missing: Vec<_> = found.difference(&rows).collect();
+    assert!(missing.is_empty(), "docs/operations.md lacks {missing:?}");
 }
 
 #[test]
@@ -90,7 +147,13 @@ fn the_examples_of_the_configuration_page_are_accepted() {
     let directory = tempfile::TempDir::new().unwrap();
     let file = directory.path().join("example.toml");
     let environment = credbroker::config::Environment::from_iter([("HOME", "/home/u")]);
-    for name in ["docs/configuration.md", "docs/login.md", "docs/git.md", "README.md"] {
+    for name in [
+        "docs/configuration.md",
+        "docs/operations.md",
+        "docs/login.md",
+        "docs/git.md",
+        "README.md",
+    ] {
         for example in blocks(&read(name), &["toml"]) {
             fs::write(&file, &example).unwrap();
             let accepted = if example.contains("[sandboxes.") {
@@ -131,7 +194,13 @@ fn the_readme_mentions_every_command() {
 fn every_invocation_in_the_documents_is_one_that_works() {
     let mut checked = 0;
     let mut scripts = vec![("an example of the manual or of --help", pages::examples(&leaves()))];
-    for name in ["README.md", "docs/configuration.md", "docs/login.md", "docs/git.md"] {
+    for name in [
+        "README.md",
+        "docs/configuration.md",
+        "docs/operations.md",
+        "docs/login.md",
+        "docs/git.md",
+    ] {
         let found = blocks(&read(name), &["sh", "console", "bash", "shell"]);
         scripts.extend(found.into_iter().map(|block| (name, block)));
     }
@@ -156,7 +225,13 @@ fn every_flag_that_the_documents_name_exists() {
                 .filter_map(|a| Some(format!("--{}", a.get_long()?))),
         );
     }
-    for name in ["README.md", "docs/configuration.md", "docs/login.md", "docs/git.md"] {
+    for name in [
+        "README.md",
+        "docs/configuration.md",
+        "docs/operations.md",
+        "docs/login.md",
+        "docs/git.md",
+    ] {
         for span in code_spans(&read(name)) {
             let mut words = span.split_whitespace();
             let first = words.next().unwrap_or_default();

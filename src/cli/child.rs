@@ -23,16 +23,6 @@ pub(super) const PRIVATE_UMASK: Mode = Mode::RWXG.union(Mode::RWXO);
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// The signals that are passed on to the command.
-pub(super) const FORWARDED: [Signal; 6] = [
-    Signal::INT,
-    Signal::TERM,
-    Signal::HUP,
-    Signal::QUIT,
-    Signal::USR1,
-    Signal::USR2,
-];
-
 static USERS_UMASK: OnceLock<Mode> = OnceLock::new();
 
 /// Sets the broker's umask and remembers the user's, which the command gets back.

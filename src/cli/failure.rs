@@ -25,8 +25,9 @@ pub(super) const CONFIGURATION: u8 = 78;
 /// The reason of a login that the user gave up; no reason of the protocol.
 const CANCELLED: &str = "CANCELLED";
 
-/// The exit code of a reason, after BSD's sysexits.
-fn exit_code(reason: Reason) -> u8 {
+/// The exit code of a command that failed for this reason, after BSD's sysexits.
+#[must_use]
+pub fn exit_code(reason: Reason) -> u8 {
     match reason {
         Reason::InvalidRequest | Reason::MessageTooLarge | Reason::StoreCorrupt => BAD_DATA,
         Reason::NotFound | Reason::SessionNotFound => NOT_FOUND,

@@ -17,7 +17,7 @@ mod run;
 mod serve;
 mod service_manager;
 mod session;
-mod signals;
+pub mod signals;
 mod status;
 mod token;
 
@@ -26,6 +26,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use tracing_subscriber::EnvFilter;
 
+pub use self::failure::exit_code;
 use crate::{
     cli::{
         args::{Cli, Command, LogFormat},

@@ -11,11 +11,11 @@ use crate::{
     broker::policy::Policy,
     cli::{
         args::RunArgs,
-        child::{self, Child},
+        child::Child,
         failure::Failure,
         notices::Printer,
         output, serve,
-        signals::Signals,
+        signals::{FORWARDED, Signals},
     },
     config::{CAPABILITY, Config, Environment, SOCKET},
     daemon::{self, Options, SocketChoice},
@@ -33,7 +33,7 @@ pub(super) async fn run(
 ) -> Result<ExitCode, Failure> {
     let broker_failed = |failure: Failure| failure.with_code(BROKER_FAILED);
     // Caught from here on: what arrives before CMD runs must not leave the broker's files behind.
-    let mut signals = Signals::catch(&child::FORWARDED).map_err(broker_failed)?;
+    let mut signals = Signals::catch(&FORWARDED).map_err(broker_failed)?;
     let config = config().map_err(broker_failed)?;
     let capability = capability();
     let policy = Policy {

@@ -12,7 +12,7 @@ use crate::{
         args::{Rights, ServeArgs},
         failure::Failure,
         service_manager,
-        signals::Signals,
+        signals::{STOPPING, Signals},
     },
     config::{Config, Environment, PolicyFile, read_capability_file},
     daemon::{self, Options, SocketChoice},
@@ -24,8 +24,6 @@ use crate::{
 
 /// The mode of a `--socket` unless `--socket-mode` says otherwise.
 const PRIVATE: u32 = 0o600;
-/// What ends it in order. SIGHUP is a terminal that was closed.
-const STOPPING: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
 
 pub(super) async fn serve(
     config: &Config,

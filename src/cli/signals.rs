@@ -10,6 +10,20 @@ use tokio::{
 
 use crate::cli::failure::Failure;
 
+/// What ends a `serve` in order. SIGHUP is a terminal that was closed.
+pub const STOPPING: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
+/// What a `run` passes on to its command.
+pub const FORWARDED: [Signal; 6] = [
+    Signal::INT,
+    Signal::TERM,
+    Signal::HUP,
+    Signal::QUIT,
+    Signal::USR1,
+    Signal::USR2,
+];
+/// What ends a `login`. SIGHUP is a terminal that was closed.
+pub const CANCELLING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+
 /// Signals that arrived and were not yet taken.
 pub(super) struct Signals(mpsc::UnboundedReceiver<Signal>);
 

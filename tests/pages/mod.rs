@@ -1,4 +1,4 @@
-//! Pages that are made: the manual, and the tables of `docs/configuration.md`.
+//! Pages that are made: the manual, and the tables of `docs/operations.md` and `docs/configuration.md`.
 
 #![expect(clippy::unwrap_used, reason = "a failure here is a test's failure")]
 
@@ -10,11 +10,16 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 use credbroker::{
-    cli::args::Cli,
+    cli::{
+        args::Cli,
+        signals::{CANCELLING, FORWARDED, STOPPING},
+    },
     config::{KEYS, Key, POLICY_KEYS},
+    server::metrics::FAMILIES,
 };
+use rustix::process::Signal;
 
-const EXIT_CODES: &[(&str, &str)] = &[
+pub(crate) const EXIT_CODES: &[(&str, &str)] = &[
     ("0", "done"),
     ("64", "usage: the command line is wrong"),
     ("65", "bad input; INVALID_REQUEST, MESSAGE_TOO_LARGE, STORE_CORRUPT"),
@@ -62,11 +67,19 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "$XDG_RUNTIME_DIR/credbroker/daemon/sandbox/sock",
-        "the socket of `serve`; its directory is what a sandbox mounts",
+        "the socket of `serve`; its directory is what a sandbox mounts. Not there with --socket or a socket of systemd's",
     ),
     (
         "$XDG_RUNTIME_DIR/credbroker/daemon/control.sock",
         "the socket of `status`; never given to a sandbox",
+    ),
+    (
+        "$XDG_RUNTIME_DIR/credbroker/daemon/pid, $XDG_RUNTIME_DIR/credbroker/daemon/lock",
+        "its process, for people, and the lock that says that it lives",
+    ),
+    (
+        "$XDG_RUNTIME_DIR/credbroker/ID/",
+        "the same of a `run`, and of a `serve` with --socket: ID is 22 random characters",
     ),
 ];
 
@@ -129,6 +142,11 @@ fn environment() -> Vec<(String, String)> {
             ("HTTPS_PROXY, ALL_PROXY, NO_PROXY", "the http:// proxy that leads to providers, and the hosts that need none; also in small letters"),
             ("SSL_CERT_FILE, SSL_CERT_DIR", "certificate authorities that vouch for providers, instead of the system's"),
             ("XDG_RUNTIME_DIR", "where brokers have their sockets; if not set, cb-UID in TMPDIR or /tmp"),
+            ("HOME, TMPDIR", "where the directories above are if they are not set"),
+            ("DISPLAY, WAYLAND_DISPLAY", "`login` opens a browser only if one of them is set"),
+            ("LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES", "the socket that systemd hands to `serve`; no child process gets them"),
+            ("NOTIFY_SOCKET", "where `serve` says READY=1, STATUS= and STOPPING=1; no child process gets it"),
+            ("WATCHDOG_USEC, WATCHDOG_PID", "how often `serve` has to say WATCHDOG=1; it does so twice as often"),
         ]
         .map(|(name, meaning)| (name.to_owned(), meaning.to_owned())),
     );
@@ -140,11 +158,21 @@ fn variable(key: &Key) -> Option<String> {
     (!key.section.contains('.')).then(|| format!("CREDBROKER_{}_{}", key.section, key.name).to_uppercase())
 }
 
-/// The made parts of `docs/configuration.md` by the name of their marker.
-pub(crate) fn tables() -> Vec<(&'static str, String)> {
+/// The made parts of the pages, by page and the name of their marker.
+pub(crate) fn tables() -> Vec<(&'static str, &'static str, String)> {
+    let configuration =
+        [("policy keys", keys(POLICY_KEYS))].map(|(marker, made)| ("docs/configuration.md", marker, made));
+    let operations = reference()
+        .into_iter()
+        .map(|(marker, made)| ("docs/operations.md", marker, made));
+    configuration.into_iter().chain(operations).collect()
+}
+
+fn reference() -> Vec<(&'static str, String)> {
     vec![
         ("keys", keys(KEYS)),
-        ("policy keys", keys(POLICY_KEYS)),
+        ("signals", signals()),
+        ("metrics", metrics()),
         (
             "environment",
             table(
@@ -167,10 +195,57 @@ pub(crate) fn tables() -> Vec<(&'static str, String)> {
                 ["code", "meaning"],
                 EXIT_CODES
                     .iter()
+                    .chain(RUN_EXIT_CODES)
                     .map(|(code, meaning)| [(*code).to_owned(), (*meaning).to_owned()]),
             ),
         ),
     ]
+}
+
+/// What each command does with a signal that it catches.
+fn signals() -> String {
+    let names = [
+        (Signal::INT, "SIGINT"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::HUP, "SIGHUP"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+    ];
+    let caught = |signal: &Signal| {
+        [&STOPPING[..], &FORWARDED, &CANCELLING]
+            .iter()
+            .any(|all| all.contains(signal))
+    };
+    let count = (1..65).filter_map(Signal::from_named_raw).filter(caught).count();
+    assert_eq!(count, names.len(), "a signal is caught that has no name here");
+    let what = |all: &[Signal], signal: &Signal, what: &str| if all.contains(signal) { what } else { "-" }.to_owned();
+    table(
+        ["signal", "`serve`", "`run`", "`login`"],
+        names.iter().map(|(signal, name)| {
+            [
+                code(name),
+                what(&STOPPING, signal, "stops in order"),
+                what(&FORWARDED, signal, "passes it on to the command"),
+                what(&CANCELLING, signal, "cancels the login"),
+            ]
+        }),
+    )
+}
+
+fn metrics() -> String {
+    table(
+        ["metric", "kind", "labels", "meaning"],
+        FAMILIES.iter().map(|family| {
+            let labels = family.labels.iter().map(|label| code(label)).collect::<Vec<_>>();
+            [
+                code(family.name),
+                family.kind.as_str().to_owned(),
+                labels.join(", "),
+                family.meaning.to_owned(),
+            ]
+        }),
+    )
 }
 
 /// A table for each section.

@@ -11,10 +11,10 @@ use std::{
 use rustix::process::Signal;
 use tokio::sync::watch;
 
-use crate::cli::{failure::Failure, signals::Signals};
-
-/// What ends a login. SIGHUP is a terminal that was closed.
-const CANCELLING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
+use crate::cli::{
+    failure::Failure,
+    signals::{CANCELLING, Signals},
+};
 
 /// The first signal that asked for the end. Clones are the same.
 #[derive(Clone)]
