@@ -47,7 +47,7 @@ fn ask(mut stream: impl Read + Write, request: &str) -> Answer {
 }
 
 fn get(stream: impl Read + Write, path: &str) -> Answer {
-    ask(stream, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
+    ask(stream, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
 }
 
 /// Every sample by its name and labels as they are written, after a look at the form: HELP, TYPE, samples of that
@@ -264,11 +264,20 @@ fn an_address_of_loopback_is_answered_and_nothing_else_behind_it() {
         assert_eq!(get(connect(), path).status, 404, "{path}");
     }
     for method in ["POST", "HEAD", "PUT", "OPTIONS", "DELETE"] {
-        let answer = ask(connect(), &format!("{method} /metrics HTTP/1.1\r\nHost: x\r\n\r\n"));
+        let answer = ask(
+            connect(),
+            &format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        );
         assert_eq!(answer.status, 405, "{method}");
         assert!(answer.head.contains("allow: get"), "{}", answer.head);
     }
-    let long = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20_000));
+    let rebound = ask(connect(), "GET /metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    assert_eq!(rebound.status, 421);
+    assert!(!rebound.body.contains("credbroker_"), "{}", rebound.body);
+    let long = format!(
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+        "x".repeat(20_000)
+    );
     // It may be told so or cut off while it still writes.
     let mut stream = connect();
     let mut told = String::new();

@@ -335,7 +335,9 @@ pub(crate) fn everything_below(directory: &Path, skip: &[&Path]) -> Vec<(PathBuf
 /// What a scrape gets, header and all.
 fn metrics(path: &Path) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     text

@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE},
+    header::{ALLOW, CONTENT_TYPE, HOST},
 };
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -92,7 +92,7 @@ impl Listener {
 async fn answer(stream: Box<dyn Stream>, metrics: Arc<Metrics>) {
     let service = service_fn(|request: Request<Incoming>| {
         let metrics = Arc::clone(&metrics);
-        async move { Ok::<_, Infallible>(response(request.method(), request.uri().path(), &metrics).await) }
+        async move { Ok::<_, Infallible>(response(&request, &metrics).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -108,8 +108,26 @@ async fn answer(stream: Box<dyn Stream>, metrics: Arc<Metrics>) {
     }
 }
 
-async fn response(method: &Method, path: &str, metrics: &Metrics) -> Response<Full<Bytes>> {
-    let (status, kind, text) = if path != "/metrics" {
+/// Whether the client meant this host. A page in a browser whose name was made to point here (DNS rebinding) did not, and
+/// would otherwise read what only this host is to read.
+fn is_meant<B>(request: &Request<B>) -> bool {
+    let Some(host) = request.headers().get(HOST) else {
+        return true;
+    };
+    let host = host.to_str().unwrap_or_default();
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    matches!(name, "127.0.0.1" | "[::1]" | "localhost")
+}
+
+async fn response<B>(request: &Request<B>, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let method = request.method();
+    let (status, kind, text) = if !is_meant(request) {
+        let text = Bytes::from_static(b"Ask for 127.0.0.1, [::1] or localhost.\n");
+        (StatusCode::MISDIRECTED_REQUEST, PLAIN, text)
+    } else if request.uri().path() != "/metrics" {
         let text = Bytes::from_static(b"There is nothing here but /metrics.\n");
         (StatusCode::NOT_FOUND, PLAIN, text)
     } else if method != Method::GET {
@@ -125,4 +143,37 @@ async fn response(method: &Method, path: &str, metrics: &Metrics) -> Response<Fu
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_host_are_meant() {
+        let meant = |host: &str| is_meant(&Request::get("/metrics").header(HOST, host).body(()).unwrap());
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9464",
+            "[::1]",
+            "[::1]:9464",
+            "localhost",
+            "localhost:1",
+        ] {
+            assert!(meant(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:9464",
+            "127.0.0.1.evil.example",
+            "localhost.",
+            "10.0.0.1:1",
+            "x:127.0.0.1",
+        ] {
+            assert!(!meant(host), "{host}");
+        }
+        // HTTP/1.0 needs none, and no browser leaves it out.
+        assert!(is_meant(&Request::get("/metrics").body(()).unwrap()));
+    }
 }
