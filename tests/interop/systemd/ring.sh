@@ -34,10 +34,24 @@ exposed() { # exposed KIND: that the exposure is what docs/operations.md says, a
   echo "stated $stated, found $found"
   awk -v stated="$stated" -v found="$found" 'BEGIN { exit !(found != "" && found <= stated) }'
 }
+# The level is rounded, so that one line less in a unit may not show in it: what is not taken away is a list.
+open_to() { # open_to KIND: every setting that systemd counts and the unit does not make.
+  systemd-analyze security --offline=yes --json=short "$judged/$1/credbroker.service" | python3 -c '
+import json, sys
+print(*sorted(row["json_field"] for row in json.load(sys.stdin) if row["set"] is False), sep="\n")'
+}
+no_more_open() {
+  open_to "$1" >"$fixture/open"
+  [[ -s $fixture/open ]] || return
+  sed -n "s/^$1 //p" "$interop/systemd/exposed.txt" | LC_ALL=C sort | LC_ALL=C comm -13 - "$fixture/open" | tee "$fixture/more"
+  [[ ! -s $fixture/more ]]
+}
 check "the system's units: verify" verified system
 check "a user's units: verify" verified user --user
 check "the system's service: exposure" exposed system
 check "a user's service: exposure" exposed user
+check "the system's service: nothing more is left open" no_more_open system
+check "a user's service: nothing more is left open" no_more_open user
 
 # What the filter lets through, against what the broker does: what is not in @system-service, or taken out of it, would end
 # in EPERM where nobody looks.
