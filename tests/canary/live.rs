@@ -160,7 +160,6 @@ const WATCH: &str = "/grpc.health.v1.Health/Watch";
 const WATCH_TOKEN: &str = "/credbroker.v1.CredentialBroker/WatchToken";
 
 /// Every method of every service, from the descriptors that reflection serves, and those of the companions.
-
 fn methods() -> Vec<String> {
     let set = FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
     let mut all: Vec<String> = set
