@@ -187,6 +187,7 @@ fn what_is_shown_is_what_happened() {
 
 #[test]
 fn calls_of_every_kind_are_counted_by_what_they_ended_with() {
+    use credbroker::proto::{self, credential_broker_client::CredentialBrokerClient};
     use hyper_util::rt::TokioIo;
     use tonic::{client::Grpc, transport::Endpoint};
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -214,6 +215,16 @@ fn calls_of_every_kind_are_counted_by_what_they_ended_with() {
         let gone = watch(health.clone()).await;
         let stays = watch(health).await;
         drop(gone);
+        let follow = proto::WatchTokenRequest {
+            provider: "p".to_owned(),
+            bucket: String::new(),
+        };
+        let mut follows = CredentialBrokerClient::new(channel.clone())
+            .watch_token(follow)
+            .await
+            .unwrap()
+            .into_inner();
+        follows.message().await.unwrap().unwrap();
         let mut grpc = Grpc::new(channel.clone());
         for path in ["/credbroker.v1.CredentialBroker/NoSuchMethod", "/secret.Service/Method"] {
             grpc.ready().await.unwrap();
@@ -221,7 +232,7 @@ fn calls_of_every_kind_are_counted_by_what_they_ended_with() {
             let refused = grpc.unary(tonic::Request::new(()), path.parse().unwrap(), codec).await;
             assert_eq!(refused.unwrap_err().code(), tonic::Code::Unimplemented);
         }
-        (stays, channel)
+        (stays, follows, channel)
     });
     let requests =
         |method: &str, reason: &str| format!("credbroker_requests_total{{method=\"{method}\",reason=\"{reason}\"}}");
@@ -229,10 +240,13 @@ fn calls_of_every_kind_are_counted_by_what_they_ended_with() {
     assert_eq!(seen[&requests("health", "OK")], 1.0, "a stream counts when it ends");
     assert_eq!(seen[&requests("other", "UNIMPLEMENTED")], 2.0);
     assert_eq!(seen["credbroker_connections"], 1.0);
+    assert_eq!(seen["credbroker_watches_open"], 1.0);
     assert!(seen.keys().all(|name| !name.contains("secret")), "{seen:?}");
     // Somebody who speaks another protocol makes no call.
     drop(watching);
-    shown.when("credbroker_connections", 0.0);
+    let seen = shown.when("credbroker_connections", 0.0);
+    assert_eq!(seen["credbroker_watches_open"], 0.0);
+    assert_eq!(seen[&requests("WatchToken", "CANCELLED")], 1.0);
 }
 
 #[test]

@@ -47,7 +47,7 @@ const fn family(name: &'static str, kind: Kind, labels: &'static [&'static str],
 
 /// Every metric, in the order in which they are shown.
 #[rustfmt::skip]
-pub const FAMILIES: &[Family] = &[BUILD, START, HEALTHY, REQUESTS, CONNECTIONS, FLIGHTS, UNSAVED, ENTRIES, EXPIRES, LEFT_OUT, LOGINS_OPEN, LOGINS_ENDED, STORE_ERRORS, AUDIT_LOST];
+pub const FAMILIES: &[Family] = &[BUILD, START, HEALTHY, REQUESTS, CONNECTIONS, WATCHES, FLIGHTS, UNSAVED, ENTRIES, EXPIRES, LEFT_OUT, LOGINS_OPEN, LOGINS_ENDED, STORE_ERRORS, AUDIT_LOST];
 
 #[rustfmt::skip]
 pub(super) const BUILD: Family = family("credbroker_build_info", Kind::Info, &["version"], "the version that runs");
@@ -59,6 +59,8 @@ pub(super) const HEALTHY: Family = family("credbroker_healthy", Kind::Gauge, &[]
 pub(super) const REQUESTS: Family = family("credbroker_requests_total", Kind::Counter, &["method", "reason"], "calls of the sandboxes' socket that ended, by method (health, reflection and other for what is none of the broker's) and reason (OK, CANCELLED if the client went away, or that of the error)");
 #[rustfmt::skip]
 pub(super) const CONNECTIONS: Family = family("credbroker_connections", Kind::Gauge, &[], "connections of the sandboxes' socket that are open");
+#[rustfmt::skip]
+pub(super) const WATCHES: Family = family("credbroker_watches_open", Kind::Gauge, &[], "streams of WatchToken, and secrets of StreamSecrets, that follow an entry or an API key");
 #[rustfmt::skip]
 pub(super) const FLIGHTS: Family = family("credbroker_flights_total", Kind::Counter, &["outcome"], "refreshes that ended, by outcome: refreshed, found (another process was quicker), needs_login, rejected, unavailable, ambiguous (an answer was lost), removed, store, aborted");
 #[rustfmt::skip]

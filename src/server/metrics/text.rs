@@ -15,7 +15,7 @@ use super::{
     MOST_ENTRIES, Sources,
     families::{
         AUDIT_LOST, BUILD, CONNECTIONS, ENTRIES, EXPIRES, FLIGHTS, Family, HEALTHY, Kind, LEFT_OUT, LOGINS_ENDED,
-        LOGINS_OPEN, REQUESTS, START, STORE_ERRORS, UNSAVED,
+        LOGINS_OPEN, REQUESTS, START, STORE_ERRORS, UNSAVED, WATCHES,
     },
 };
 use crate::broker::status::{EntryState, EntryStatus};
@@ -98,6 +98,7 @@ impl Snapshot {
             rows.add(&REQUESTS, &[method, reason], count);
         }
         rows.add(&CONNECTIONS, &[], connections.load(Ordering::Relaxed));
+        rows.add(&WATCHES, &[], broker.open_watches());
         for (outcome, count) in broker.counts().flights() {
             rows.add(&FLIGHTS, &[outcome.as_str()], count);
         }
