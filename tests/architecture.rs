@@ -56,6 +56,7 @@ const ARROWS: [(&str, &[&str]); 11] = [
         "client",
         &[
             "broker",
+            "clock",
             "config",
             "credential",
             "daemon::local",

@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::{
     Error,
-    link::Link,
+    link::{Link, Road},
     proxy::{IDLE_TIMEOUT, REQUEST_TIMEOUT},
     transport::origin,
 };
@@ -23,7 +23,7 @@ pub async fn broker_status(control_socket: PathBuf) -> Result<GetStatusResponse,
 }
 
 async fn every_page(control_socket: PathBuf) -> Result<GetStatusResponse, Error> {
-    let link = Link::new(control_socket, None, IDLE_TIMEOUT);
+    let link = Link::new(Road::new(control_socket, None), IDLE_TIMEOUT);
     let lease = link.lease().await?;
     let mut stub = ControlBrokerClient::with_origin(lease.transport(), origin());
     let failed = |status| lease.failed(status);

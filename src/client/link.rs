@@ -1,12 +1,16 @@
-//! The one connection of a client: made with the first call, closed when nobody used it for a while, never made anew
-//! after a loss.
+//! One connection of a client: made with the first call, closed when nobody used it for a while, never made anew after a
+//! loss.
 //!
 //! ```text
 //! Closed --first call--> Open --idle--> Closed
 //!                         |--broken, before the version was agreed on--> Closed
-//!                         |--broken, after--> Lost, for good
-//!                         '--no common version--> Mismatched, for good
+//!                         |--broken, after--> Closed, and all is lost for good
+//!                         '--no common version--> Closed, and all is mismatched for good
 //! ```
+//!
+//! A client has one for its calls and further ones for what it watches (`watches`). They lead to the same broker, so what is
+//! final for one is final for all: nothing begins on any of them any more. What is under way on another one goes on; its
+//! answer is still that broker's.
 //!
 //! A broker that comes later at the same path may be anybody's; only the one who started the session can tell. So a
 //! connection that broke stays broken, however it came about: a call that ended without any answer counts, too, because a
@@ -15,7 +19,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -35,10 +39,49 @@ use super::{
 /// How long a connection that is closed may take to say so to the broker.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// A client's connection in whatever state it is.
-pub(super) struct Link {
+/// The way to a broker, which all connections of a client share.
+pub(super) struct Road {
     path: PathBuf,
     capability: Option<Capability>,
+    /// Why there is no way any more, once there is none.
+    end: OnceLock<End>,
+}
+
+/// What is for good.
+#[derive(Clone, Copy)]
+enum End {
+    Lost,
+    Mismatched,
+}
+
+impl Road {
+    pub(super) fn new(path: PathBuf, capability: Option<Capability>) -> Arc<Self> {
+        Arc::new(Self {
+            path,
+            capability,
+            end: OnceLock::new(),
+        })
+    }
+
+    /// # Errors
+    /// Why nothing can begin any more.
+    fn open(&self) -> Result<(), Error> {
+        match self.end.get() {
+            None => Ok(()),
+            Some(End::Lost) => Err(Error::ConnectionLost),
+            Some(End::Mismatched) => Err(mismatch()),
+        }
+    }
+
+    /// The first reason stays.
+    fn ends(&self, end: End) {
+        let _ = self.end.set(end);
+    }
+}
+
+/// A connection of a client in whatever state it is.
+pub(super) struct Link {
+    road: Arc<Road>,
     idle: Duration,
     /// Held by the one caller that connects; the others wait for what it brings.
     connecting: AsyncMutex<()>,
@@ -54,8 +97,6 @@ struct State {
 enum Now {
     Closed,
     Open(Open),
-    Lost,
-    Mismatched,
 }
 
 struct Open {
@@ -69,10 +110,10 @@ struct Open {
 }
 
 impl Link {
-    pub(super) fn new(path: PathBuf, capability: Option<Capability>, idle: Duration) -> Arc<Self> {
+    /// The connection is closed when nobody used it for `idle`.
+    pub(super) fn new(road: Arc<Road>, idle: Duration) -> Arc<Self> {
         Arc::new(Self {
-            path,
-            capability,
+            road,
             idle,
             connecting: AsyncMutex::new(()),
             state: Mutex::new(State {
@@ -91,23 +132,24 @@ impl Link {
         if let Some(lease) = self.on_open()? {
             return Ok(lease);
         }
-        let (sender, connection) = connect::connect(&self.path).await.map_err(Error::CannotConnect)?;
+        let (sender, connection) = connect::connect(&self.road.path).await.map_err(Error::CannotConnect)?;
+        // Another connection may have broken meanwhile: then this one may lead to anybody.
+        self.road.open()?;
         Ok(self.opened(sender, connection))
     }
 
     /// A lease on the connection that is open, if one is.
     fn on_open(self: &Arc<Self>) -> Result<Option<Lease>, Error> {
+        self.road.open()?;
         let mut state = self.state();
         let id = state.connections;
-        match &mut state.now {
-            Now::Closed => Ok(None),
+        Ok(match &mut state.now {
+            Now::Closed => None,
             Now::Open(open) => {
                 open.calls += 1;
-                Ok(Some(self.lease_on(id, open)))
+                Some(self.lease_on(id, open))
             }
-            Now::Lost => Err(Error::ConnectionLost),
-            Now::Mismatched => Err(mismatch()),
-        }
+        })
     }
 
     fn opened(self: &Arc<Self>, sender: Sender, connection: Connection) -> Lease {
@@ -146,11 +188,10 @@ impl Link {
     fn broke(&self, id: u64) {
         let mut state = self.state();
         if let Some(open) = state.open(id) {
-            state.now = if open.server.initialized() {
-                Now::Lost
-            } else {
-                Now::Closed
-            };
+            if open.server.initialized() {
+                self.road.ends(End::Lost);
+            }
+            state.now = Now::Closed;
         }
     }
 
@@ -158,7 +199,8 @@ impl Link {
     fn mismatched(&self, id: u64) {
         let mut state = self.state();
         if state.open(id).is_some() {
-            state.now = Now::Mismatched;
+            self.road.ends(End::Mismatched);
+            state.now = Now::Closed;
         }
     }
 
@@ -235,7 +277,7 @@ impl Lease {
     }
 
     pub(super) fn transport(&self) -> Transport {
-        Transport::Socket(self.sender.clone(), self.link.capability.clone())
+        Transport::Socket(self.sender.clone(), self.link.road.capability.clone())
     }
 
     /// What a call's failure means for the caller, and for the connection.
@@ -255,6 +297,12 @@ impl Lease {
             }
             answer => answer,
         }
+    }
+
+    /// The call was cut with the runtime that it ran on, and so was the connection.
+    pub(super) fn cut(&self) -> Error {
+        self.link.broke(self.id);
+        Error::ConnectionLost
     }
 
     /// The broker answered with a version that was not asked for.

@@ -29,17 +29,20 @@
 //!
 //! # The connection
 //!
-//! It is made with the first call, begins with the agreement on a protocol version, and carries all calls. Three things
-//! can end it:
+//! It is made with the first call, begins with the agreement on a protocol version, and carries all calls. What is watched
+//! has connections of its own, which are made in the same way: 64 watches on each, and none that has no watch left. Three
+//! things can end a connection:
 //!
-//! - **It breaks.** Then every further call fails with [`Error::ConnectionLost`], for good, also if a broker listens at the
-//!   path again: only the one who started the sandbox can tell whether that is the right one.
-//! - **No version in common.** Every further call fails with [`Error::UnknownVersion`], for good.
+//! - **It breaks.** Then every further call and watch fails with [`Error::ConnectionLost`], for good, whichever of the
+//!   connections it was, and also if a broker listens at the path again: only the one who started the sandbox can tell
+//!   whether that is the right one. What is under way on another connection goes on.
+//! - **No version in common.** Everything further fails with [`Error::UnknownVersion`], for good.
 //! - **Nobody used it for 5 minutes.** Then it is closed, and the next call makes a new one.
 //!
 //! That nobody listens is [`Error::CannotConnect`], and the next call looks again; a broker that is there and has no room
 //! at the moment is waited for. A request that is not answered within
-//! 30 s fails with [`Error::DeadlineExceeded`]; the connection stays.
+//! 30 s fails with [`Error::DeadlineExceeded`]; the connection stays. A watch has this limit up to its first token, and none
+//! after it.
 //!
 //! Before anything is sent, the listener's uid is looked at: it has to be this process's own, root, or the owner of the
 //! socket's directory if nobody else can write to that directory. The last is for sandboxes that map users, where the
@@ -65,11 +68,14 @@ mod process;
 mod proxy;
 mod rpc;
 mod store;
+mod stream;
 mod transport;
+mod watches;
 mod wire;
 
 pub use async_trait::async_trait;
 pub use secrecy::{ExposeSecret, SecretString};
+pub use tokio_stream::Stream;
 
 pub use self::{
     connect::ConnectError,
@@ -79,6 +85,7 @@ pub use self::{
     process::{ProcessStore, shutdown, token_store_from_env},
     proxy::{ProxyTokenStore, ProxyTokenStoreBuilder},
     store::{ApiKeyStore, BucketStats, CredentialStore, Revocation, ServerInfo},
+    stream::TokenStream,
     wire::timestamp,
 };
 pub use crate::credential::{AccessToken, EntryKey, Name, SavedToken};

@@ -6,7 +6,12 @@ use secrecy::SecretString;
 use tokio::time::timeout;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 
-use super::{Error, ProxyTokenStore, ServerInfo, link::Link, proxy::IDLE_TIMEOUT, transport::origin};
+use super::{
+    Error, ProxyTokenStore, ServerInfo,
+    link::{Link, Road},
+    proxy::IDLE_TIMEOUT,
+    transport::origin,
+};
 
 /// How long a broker may take to answer before it counts as silent.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +33,7 @@ pub async fn handshake(socket: PathBuf, capability: Option<&SecretString>) -> Re
 /// # Errors
 /// [`Error::CannotConnect`], or what the broker answers.
 pub async fn health(socket: PathBuf) -> Result<Option<bool>, Error> {
-    let link = Link::new(socket, None, IDLE_TIMEOUT);
+    let link = Link::new(Road::new(socket, None), IDLE_TIMEOUT);
     let asked = timeout(PATIENCE, async {
         let lease = link.lease().await?;
         let mut stub = HealthClient::with_origin(lease.transport(), origin());

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    ApiKeyStore, BucketStats, CredentialStore, Error, ProxyTokenStore, Revocation, ServerInfo,
+    ApiKeyStore, BucketStats, CredentialStore, Error, ProxyTokenStore, Revocation, ServerInfo, TokenStream,
     error::Refusal,
     in_process::InProcess,
     proxy::REQUEST_TIMEOUT,
@@ -185,10 +185,7 @@ fn live(runtime: Runtime, environment: &Environment, report: &mpsc::SyncSender<R
 fn open(environment: &Environment) -> Result<Rpc, Error> {
     match environment.socket() {
         Some(socket) => Ok(ProxyTokenStore::new(socket, environment.capability())?.into_rpc()),
-        None => Ok(Rpc {
-            way: Way::InProcess(InProcess::open(environment)?),
-            timeout: REQUEST_TIMEOUT,
-        }),
+        None => Ok(Rpc::new(Way::InProcess(InProcess::open(environment)?), REQUEST_TIMEOUT)),
     }
 }
 
@@ -196,7 +193,7 @@ impl ProcessStore {
     /// Whether this process is in a sandbox: its credentials come through a socket, and API keys cannot be managed.
     #[must_use]
     pub fn in_sandbox(&self) -> bool {
-        matches!(self.rpc.way, Way::Socket(_))
+        matches!(self.rpc.way, Way::Socket(..))
     }
 
     /// What the broker said of itself; connects if there is no connection.
@@ -253,7 +250,7 @@ impl ProcessStore {
     }
 }
 
-fn too_late() -> Error {
+pub(super) fn too_late() -> Error {
     Error::ShuttingDown(Refusal::new("this process's credential store was shut down"))
 }
 
@@ -294,6 +291,18 @@ impl CredentialStore for ProcessStore {
     async fn get_token(&self, key: &EntryKey, min_validity: Duration) -> Result<Option<AccessToken>, Error> {
         let key = key.clone();
         self.run(move |rpc| async move { rpc.get_token(&key, min_validity).await })
+            .await
+    }
+
+    /// The stream is read by the store's own thread. It is no call under way: [`shutdown`] ends it at once.
+    async fn watch_token(&self, key: &EntryKey) -> Result<Option<TokenStream>, Error> {
+        let (key, mut stop) = (key.clone(), self.stop.subscribe());
+        let stopped = async move {
+            // An error means that every handle is gone, which is a stop as well.
+            let _ = stop.wait_for(|stop| *stop).await;
+            too_late()
+        };
+        self.run(move |rpc| async move { rpc.watch_token(&key, stopped).await })
             .await
     }
 

@@ -2,7 +2,9 @@
 
 use std::{
     fmt,
+    future::pending,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -10,10 +12,11 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 
 use super::{
-    ApiKeyStore, BucketStats, CredentialStore, Error, Revocation, ServerInfo,
-    link::Link,
+    ApiKeyStore, BucketStats, CredentialStore, Error, Revocation, ServerInfo, TokenStream,
+    link::{Link, Road},
     rpc::{Rpc, Way},
     transport::Capability,
+    watches::Watches,
 };
 use crate::credential::{AccessToken, EntryKey, Name, SavedToken};
 
@@ -125,12 +128,11 @@ impl ProxyTokenStoreBuilder {
     /// [`Error::InvalidCapability`].
     pub fn build(self) -> Result<ProxyTokenStore, Error> {
         let capability = self.capability.as_ref().map(Capability::new).transpose()?;
-        let link = Link::new(self.socket.clone(), capability, self.idle_timeout.min(LONGEST));
+        let road = Road::new(self.socket.clone(), capability);
+        let calls = Link::new(Arc::clone(&road), self.idle_timeout.min(LONGEST));
+        let way = Way::Socket(calls, Watches::new(road));
         Ok(ProxyTokenStore {
-            rpc: Rpc {
-                way: Way::Socket(link),
-                timeout: self.request_timeout.min(LONGEST),
-            },
+            rpc: Rpc::new(way, self.request_timeout.min(LONGEST)),
             path: self.socket,
         })
     }
@@ -150,6 +152,10 @@ impl fmt::Debug for ProxyTokenStoreBuilder {
 impl CredentialStore for ProxyTokenStore {
     async fn get_token(&self, key: &EntryKey, min_validity: Duration) -> Result<Option<AccessToken>, Error> {
         self.rpc.get_token(key, min_validity).await
+    }
+
+    async fn watch_token(&self, key: &EntryKey) -> Result<Option<TokenStream>, Error> {
+        self.rpc.watch_token(key, pending()).await
     }
 
     async fn refresh_token(&self, key: &EntryKey, revision: Option<&str>) -> Result<Option<AccessToken>, Error> {

@@ -9,15 +9,18 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
 use super::{
-    BucketStats, Error, LoginFlow, LoginStep, Revocation, ServerInfo,
+    BucketStats, Error, LoginFlow, LoginStep, Revocation, ServerInfo, TokenStream,
     in_process::InProcess,
     link::{Lease, Link},
     proxy::REQUEST_TIMEOUT,
+    stream::{self, Line},
     transport::Stub,
+    watches::Watches,
     wire,
 };
 use crate::{
     broker::Broker,
+    clock::{Clock, SystemClock},
     credential::{AccessToken, EntryKey, Name, SavedToken},
     proto,
 };
@@ -30,13 +33,14 @@ const PROTOCOL_VERSION: u32 = 1;
 pub(super) struct Rpc {
     pub(super) way: Way,
     pub(super) timeout: Duration,
+    clock: Arc<dyn Clock>,
 }
 
 /// Where the broker is.
 #[derive(Clone)]
 pub(super) enum Way {
-    /// Behind a socket.
-    Socket(Arc<Link>),
+    /// Behind a socket: the connection of the calls, and those of the watches.
+    Socket(Arc<Link>, Arc<Watches>),
     /// In this process.
     InProcess(InProcess),
 }
@@ -59,17 +63,22 @@ pub(super) enum Standing {
 }
 
 impl Rpc {
+    pub(super) fn new(way: Way, timeout: Duration) -> Self {
+        Self {
+            way,
+            timeout,
+            clock: Arc::new(SystemClock::new()),
+        }
+    }
+
     /// The calls to a broker in this process.
     pub(super) fn over(broker: Broker) -> Self {
-        Self {
-            way: Way::InProcess(InProcess::over(broker)),
-            timeout: REQUEST_TIMEOUT,
-        }
+        Self::new(Way::InProcess(InProcess::over(broker)), REQUEST_TIMEOUT)
     }
 
     pub(super) async fn server_info(&self) -> Result<ServerInfo, Error> {
         match &self.way {
-            Way::Socket(link) => {
+            Way::Socket(link, _) => {
                 let deadline = self.deadline();
                 let agreed = async { agreed(&link.lease().await?, deadline).await.cloned() };
                 self.until(deadline, agreed).await
@@ -143,6 +152,55 @@ impl Rpc {
         answer.map(|answer| wire::access_token(answer.token)).transpose()
     }
 
+    /// Follows an entry; `None`: there is no such entry. What it sends is read by a task on this runtime, until `stopped`
+    /// says why no more.
+    pub(super) async fn watch_token(
+        &self,
+        key: &EntryKey,
+        stopped: impl Future<Output = Error> + Send + 'static,
+    ) -> Result<Option<TokenStream>, Error> {
+        let deadline = self.deadline();
+        let begun = present(self.until(deadline, self.begin_watch(key, deadline)).await)?;
+        Ok(begun.map(|begun| stream::read_on(begun, Arc::clone(&self.clock), stopped)))
+    }
+
+    /// The call up to its first token. It has no time of its own at the broker: that would end what comes later, too.
+    async fn begin_watch(&self, key: &EntryKey, deadline: Instant) -> Result<stream::Begun, Error> {
+        loop {
+            let line = self.line(deadline).await?;
+            let message = proto::WatchTokenRequest {
+                provider: key.provider.to_string(),
+                bucket: key.bucket.to_string(),
+            };
+            let answered = async {
+                let mut further = line.transport().stub().watch_token(message).await?.into_inner();
+                Ok((further.message().await?, further))
+            };
+            match answered.await {
+                Ok((first, further)) => {
+                    let first = wire::access_token(first.and_then(|first| first.token))?;
+                    return Ok(stream::Begun { first, further, line });
+                }
+                Err(status) => match line.failed(status) {
+                    Error::TooManyStreams(_) if line.refused() => {}
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+
+    async fn line(&self, deadline: Instant) -> Result<Line, Error> {
+        Ok(match &self.way {
+            Way::Socket(_, watches) => {
+                let seat = watches.seat();
+                let lease = seat.lease().await?;
+                agreed(&lease, deadline).await?;
+                Line::Socket(lease, seat)
+            }
+            Way::InProcess(broker) => Line::InProcess(broker.clone()),
+        })
+    }
+
     pub(super) async fn list_buckets(&self, provider: &Name) -> Result<Vec<Name>, Error> {
         let mut pages = Pages::default();
         while let Some(page_token) = pages.next() {
@@ -191,14 +249,14 @@ impl Rpc {
 
     pub(super) async fn save_api_key(&self, name: &Name, key: SecretString) -> Result<(), Error> {
         match &self.way {
-            Way::Socket(_) => Err(Error::ApiKeyManagement),
+            Way::Socket(..) => Err(Error::ApiKeyManagement),
             Way::InProcess(broker) => self.until(self.deadline(), broker.save_api_key(name, key)).await,
         }
     }
 
     pub(super) async fn delete_api_key(&self, name: &Name) -> Result<(), Error> {
         match &self.way {
-            Way::Socket(_) => Err(Error::ApiKeyManagement),
+            Way::Socket(..) => Err(Error::ApiKeyManagement),
             Way::InProcess(broker) => self.until(self.deadline(), broker.delete_api_key(name)).await,
         }
     }
@@ -246,7 +304,7 @@ impl Rpc {
         let deadline = self.deadline();
         let call = async {
             match &self.way {
-                Way::Socket(link) => {
+                Way::Socket(link, _) => {
                     let lease = link.lease().await?;
                     agreed(&lease, deadline).await?;
                     let answer = send(lease.transport().stub(), by(deadline, message)).await;

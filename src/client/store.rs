@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::SecretString;
 
-use super::Error;
+use super::{Error, TokenStream};
 use crate::credential::{AccessToken, EntryKey, Name, SavedToken};
 
 /// Access tokens of entries (a provider and a bucket each). There is no way to a refresh token.
@@ -26,6 +26,19 @@ pub trait CredentialStore: Send + Sync {
     /// [`Error::NeedsLogin`] if the token has expired and cannot be renewed; otherwise what the broker answers, or that
     /// it could not be asked.
     async fn get_token(&self, key: &EntryKey, min_validity: Duration) -> Result<Option<AccessToken>, Error>;
+
+    /// The entry's usable access token, then each new one as soon as it is stored, whoever renewed it; nothing while nothing
+    /// changes. `None`: there is no such entry. It returns when the first token is there, which may take as long as any
+    /// request; after that there is no limit.
+    ///
+    /// The stream ends after its first error: [`Error::NotFound`] when the entry is removed, [`Error::NeedsLogin`] when its
+    /// last token has expired and cannot be renewed, [`Error::ShuttingDown`], [`Error::ConnectionLost`]. Who reads slowly gets
+    /// the newest token, not a backlog; after a removal none. A stream that is dropped ends at the broker at once. It may be
+    /// read on any runtime.
+    ///
+    /// # Errors
+    /// As for [`get_token`](Self::get_token); [`Error::TooManyStreams`].
+    async fn watch_token(&self, key: &EntryKey) -> Result<Option<TokenStream>, Error>;
 
     /// A new access token, for a program whose token was refused where it was used. `revision` is that of the refused
     /// token: if the broker has another one by now, that is the answer, and the provider is not asked again. `None`: there

@@ -15,3 +15,4 @@ mod owner;
 mod process;
 mod rows;
 mod scripted;
+mod watch;

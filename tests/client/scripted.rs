@@ -14,13 +14,20 @@ use credbroker::proto::{
     self,
     credential_broker_server::{CredentialBroker, CredentialBrokerServer},
 };
+use futures_util::stream;
+use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     service::TowerToHyperService,
 };
 use tempfile::TempDir;
-use tokio::{net::UnixListener, sync::watch, task::JoinSet};
-use tokio_stream::{Stream, StreamExt as _};
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast, watch},
+    task::{AbortHandle, JoinSet},
+};
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 /// What the broker does. The default is a broker of version 1 that has one token for everybody.
@@ -44,6 +51,31 @@ pub(crate) struct Script {
     pub(crate) slow_exchange: Duration,
     /// CancelLogin says that it is too late.
     pub(crate) too_late: bool,
+    /// What every watch is told, one after the other, before what a test tells; without any, a token.
+    pub(crate) watch: Vec<Told>,
+    /// What WatchToken answers instead, octet by octet, and without a status.
+    pub(crate) raw_watch: Option<&'static [u8]>,
+}
+
+/// What a watch is told.
+#[derive(Clone)]
+pub(crate) enum Told {
+    /// This access token, good for so long, under a revision of the same name.
+    Token(String, Option<Duration>),
+    /// Nothing for a while.
+    Silence(Duration),
+    /// A message without a token.
+    NoToken,
+    Refused(Refuse),
+    /// The end, without a reason.
+    End,
+}
+
+impl Told {
+    /// A token for an hour.
+    pub(crate) fn token(text: impl Into<String>) -> Self {
+        Self::Token(text.into(), Some(Duration::from_secs(3600)))
+    }
 }
 
 /// How a login stands.
@@ -69,6 +101,10 @@ pub(crate) struct Seen {
     pub(crate) headers: std::sync::Mutex<tonic::metadata::MetadataMap>,
     /// The calls of logins, with what they name.
     pub(crate) logins: std::sync::Mutex<Vec<String>>,
+    /// Every connection that was accepted.
+    connections: std::sync::Mutex<Vec<AbortHandle>>,
+    /// How many watches there are now.
+    watches: watch::Sender<usize>,
 }
 
 impl Seen {
@@ -90,6 +126,7 @@ pub(crate) struct Scripted {
     pub(crate) seen: Arc<Seen>,
     /// How many connections are open now.
     open: watch::Receiver<usize>,
+    tell: broadcast::Sender<Told>,
     accepting: tokio::task::JoinHandle<()>,
     dir: TempDir,
 }
@@ -100,17 +137,41 @@ impl Scripted {
         let listener = UnixListener::bind(dir.path().join("sock")).unwrap();
         let seen = Arc::new(Seen::default());
         let (count, open) = watch::channel(0);
+        let (tell, _) = broadcast::channel(256);
         let fake = Fake {
             script,
             seen: Arc::clone(&seen),
+            tell: tell.clone(),
         };
         let accepting = tokio::spawn(accept(listener, fake, count));
         Self {
             seen,
             open,
+            tell,
             accepting,
             dir,
         }
+    }
+
+    /// Tells all watches.
+    pub(crate) fn tell(&self, told: Told) {
+        // Nobody watches: nobody is told.
+        let _ = self.tell.send(told);
+    }
+
+    /// Returns when there are so many watches.
+    pub(crate) async fn watched_by(&self, number: usize) {
+        let mut watches = self.seen.watches.subscribe();
+        let reached = watches.wait_for(|now| *now == number);
+        tokio::time::timeout(Duration::from_secs(20), reached)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+
+    /// Cuts one connection, by the order in which they were accepted.
+    pub(crate) fn hang_up(&self, connection: usize) {
+        self.seen.connections.lock().unwrap()[connection].abort();
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -143,15 +204,55 @@ async fn accept(listener: UnixListener, fake: Fake, open: watch::Sender<usize>) 
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         fake.seen.accepted.fetch_add(1, Ordering::SeqCst);
-        let service = TowerToHyperService::new(CredentialBrokerServer::new(fake.clone()));
+        let raw = fake.script.raw_watch;
+        let broker = CredentialBrokerServer::new(fake.clone());
+        let service = TowerToHyperService::new(tower::service_fn(move |request: http::Request<Incoming>| {
+            let mut broker = broker.clone();
+            async move {
+                match raw.filter(|_| request.uri().path().ends_with("/WatchToken")) {
+                    Some(octets) => {
+                        let mut answer = http::Response::new(tonic::body::Body::new(Full::from(octets)));
+                        let grpc = http::HeaderValue::from_static("application/grpc");
+                        answer.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+                        Ok(answer)
+                    }
+                    None => tower::Service::call(&mut broker, request).await,
+                }
+            }
+        }));
         let open = open.clone();
-        connections.spawn(async move {
+        let connection = connections.spawn(async move {
             open.send_modify(|open| *open += 1);
+            let _closed = Closed(&open);
             let http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             // How it ends is the client's business.
             let _ = http2.serve_connection(TokioIo::new(stream), service).await;
-            open.send_modify(|open| *open -= 1);
         });
+        fake.seen.connections.lock().unwrap().push(connection);
+    }
+}
+
+struct Closed<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+/// A watch, until it is dropped.
+struct Watching(Arc<Seen>);
+
+impl Watching {
+    fn begin(seen: &Arc<Seen>) -> Self {
+        seen.watches.send_modify(|now| *now += 1);
+        Self(Arc::clone(seen))
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.watches.send_modify(|now| *now -= 1);
     }
 }
 
@@ -159,6 +260,7 @@ async fn accept(listener: UnixListener, fake: Fake, open: watch::Sender<usize>) 
 struct Fake {
     script: Script,
     seen: Arc<Seen>,
+    tell: broadcast::Sender<Told>,
 }
 
 impl Fake {
@@ -171,6 +273,17 @@ impl Fake {
         let asked = self.seen.logins().iter().filter(|seen| seen.starts_with(call)).count();
         let standings = &self.script.standings;
         standings.get(asked - 1).or(standings.last()).cloned()
+    }
+}
+
+fn token_of(text: &str, lifetime: Option<Duration>) -> proto::WatchTokenResponse {
+    proto::WatchTokenResponse {
+        token: Some(proto::AccessToken {
+            access_token: text.to_owned(),
+            revision: text.to_owned(),
+            expires_in: lifetime.map(|lifetime| lifetime.try_into().unwrap()),
+            ..proto::AccessToken::default()
+        }),
     }
 }
 
@@ -203,21 +316,44 @@ impl CredentialBroker for Fake {
 
     type WatchTokenStream = Pin<Box<dyn Stream<Item = Result<proto::WatchTokenResponse, Status>> + Send>>;
 
-    /// One token, and then whatever GetToken is refused with, or nothing more.
+    /// What the script says (a token, if it says nothing), what the test tells, or whatever GetToken is refused with.
     async fn watch_token(
         &self,
-        _request: Request<proto::WatchTokenRequest>,
+        request: Request<proto::WatchTokenRequest>,
     ) -> Result<Response<Self::WatchTokenStream>, Status> {
         self.seen.calls.fetch_add(1, Ordering::SeqCst);
-        let first = proto::WatchTokenResponse {
-            token: Some(scripted_token()),
-        };
-        let first = tokio_stream::once(Ok(first));
-        let refusal = self.script.refusal;
-        Ok(Response::new(match refusal {
-            Some(refusal) => Box::pin(first.chain(tokio_stream::once(Err(refusal())))),
-            None => Box::pin(first.chain(tokio_stream::pending())),
-        }))
+        *self.seen.headers.lock().unwrap() = request.metadata().clone();
+        let told = self.tell.subscribe();
+        let mut script = self.script.watch.clone();
+        if script.is_empty() {
+            script.push(Told::Token("scripted".to_owned(), None));
+            script.extend(self.script.refusal.map(Told::Refused));
+        }
+        // Like a broker's, the answer begins with its first message.
+        if let Some(Told::Refused(refuse)) = script.first() {
+            return Err(refuse());
+        }
+        let watching = Watching::begin(&self.seen);
+        let stream = stream::unfold((script.into_iter(), told, watching), |mut state| async move {
+            loop {
+                let told = match state.0.next() {
+                    Some(told) => told,
+                    None => state.1.recv().await.ok()?,
+                };
+                let answer = match told {
+                    Told::Silence(long) => {
+                        tokio::time::sleep(long).await;
+                        continue;
+                    }
+                    Told::Token(text, lifetime) => Ok(token_of(&text, lifetime)),
+                    Told::NoToken => Ok(proto::WatchTokenResponse { token: None }),
+                    Told::Refused(refuse) => Err(refuse()),
+                    Told::End => return None,
+                };
+                return Some((answer, state));
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn get_token(
