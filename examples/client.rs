@@ -5,17 +5,22 @@
 //! credbroker run --allow '*' -- target/debug/examples/client github         # through the socket of a sandbox
 //! ```
 //!
-//! Without an argument it lists what it may read; with a provider (and a bucket) it asks for that entry's token. It shows
-//! no token: it says how long it is.
+//! Without an argument it lists what it may read; with a provider (and a bucket) it asks for that entry's token; with
+//! `follow` before it, it goes on with each new one until the entry is removed or the broker stops. It shows no token: it
+//! says how long it is.
 
-use std::{process::ExitCode, time::Duration};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use credbroker::client::{self, ApiKeyStore as _, CredentialStore as _, ExposeSecret as _};
+use credbroker::client::{self, ApiKeyStore as _, CredentialStore as _, ExposeSecret as _, TokenHandle};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let done = match arguments.next() {
+        Some(follow) if follow == "follow" => {
+            let provider = arguments.next().unwrap_or_default();
+            follow_entry(&provider, &arguments.next().unwrap_or_default()).await
+        }
         Some(provider) => show(&provider, &arguments.next().unwrap_or_default()).await,
         None => list().await,
     };
@@ -47,6 +52,18 @@ async fn show(provider: &str, bucket: &str) -> Result<(), client::Error> {
         Err(error) => return Err(error),
     }
     Ok(())
+}
+
+/// A program that needs the token now and then asks a handle each time, and waits on the network only while there is none.
+async fn follow_entry(provider: &str, bucket: &str) -> Result<(), client::Error> {
+    let store = client::token_store_from_env()?;
+    let handle = TokenHandle::new(Arc::new(store), client::entry(provider, bucket)?);
+    let mut token = handle.token().await?;
+    loop {
+        let length = token.access_token.expose_secret().len();
+        println!("{}: a token of {length} bytes", handle.entry());
+        token = handle.changed(&token.revision).await?;
+    }
 }
 
 async fn list() -> Result<(), client::Error> {

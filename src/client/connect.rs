@@ -60,6 +60,26 @@ pub enum ConnectError {
     Refused,
 }
 
+impl ConnectError {
+    /// The same once more, for another one who waits.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::Unreachable { path, cause } => Self::Unreachable {
+                path: path.clone(),
+                cause: cause
+                    .raw_os_error()
+                    .map_or_else(|| cause.kind().into(), io::Error::from_raw_os_error),
+            },
+            Self::NotASocket { path } => Self::NotASocket { path: path.clone() },
+            Self::WrongOwner { path, uid } => Self::WrongOwner {
+                path: path.clone(),
+                uid: *uid,
+            },
+            Self::Refused => Self::Refused,
+        }
+    }
+}
+
 /// Connects, judges who listens, and begins HTTP/2. Once only: nothing here tries again what was refused.
 pub(super) async fn connect(path: &Path) -> Result<(Sender, Connection), ConnectError> {
     let unreachable = |cause| ConnectError::Unreachable {

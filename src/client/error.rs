@@ -52,6 +52,24 @@ macro_rules! errors {
                 }
             }
 
+            /// The same once more, for another one who waits.
+            pub(super) fn again(&self) -> Self {
+                match self {
+                    $(Self::$reason(refusal) => Self::$reason(refusal.clone()),)*
+                    Self::CannotConnect(cause) => Self::CannotConnect(cause.again()),
+                    Self::ConnectionLost => Self::ConnectionLost,
+                    Self::InvalidCapability => Self::InvalidCapability,
+                    Self::ApiKeyManagement => Self::ApiKeyManagement,
+                    Self::LoginCancelled => Self::LoginCancelled,
+                    Self::Host(cause) => Self::Host(cause.to_string().into()),
+                    Self::Other { code, reason, refusal } => Self::Other {
+                        code: *code,
+                        reason: reason.clone(),
+                        refusal: refusal.clone(),
+                    },
+                }
+            }
+
             /// The machine-readable reason, if there is one that this client knows.
             #[must_use]
             pub fn reason(&self) -> Option<Reason> {

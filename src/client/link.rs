@@ -165,9 +165,12 @@ impl Link {
         };
         let driver = Driver {
             link: Arc::downgrade(self),
+            road: Arc::clone(&self.road),
+            server: Arc::clone(&open.server),
             id,
             idle: self.idle,
             quiet: Arc::clone(&open.quiet),
+            closed: false,
         };
         tokio::spawn(driver.run(connection));
         let lease = self.lease_on(id, &open);
@@ -322,13 +325,17 @@ impl Drop for Lease {
 /// dropped takes its connection along.
 struct Driver {
     link: Weak<Link>,
+    road: Arc<Road>,
+    server: Arc<OnceCell<ServerInfo>>,
     id: u64,
     idle: Duration,
     quiet: Arc<Notify>,
+    /// This side closed the connection.
+    closed: bool,
 }
 
 impl Driver {
-    async fn run(self, mut connection: Connection) {
+    async fn run(mut self, mut connection: Connection) {
         // First looked at when the connection can have become idle for the first time.
         let mut idle = Idle::Until(Instant::now() + self.idle);
         loop {
@@ -342,6 +349,8 @@ impl Driver {
                 // A connection that broke while this process slept is lost, also if it would have been idle by now.
                 biased;
                 ended = &mut connection => {
+                    // It ends by itself when nobody has a sender any more.
+                    self.closed = self.link.strong_count() == 0;
                     if let Err(error) = ended {
                         tracing::debug!(%error, "the connection to the broker broke");
                     }
@@ -356,6 +365,7 @@ impl Driver {
                 break;
             }
         }
+        self.closed = true;
         // In good order, but a broker that does not read cannot hold this up.
         if timeout(GOODBYE, connection).await.is_err() {
             tracing::debug!("the broker did not take note that the connection is closed");
@@ -368,6 +378,8 @@ impl Drop for Driver {
     fn drop(&mut self) {
         if let Some(link) = self.link.upgrade() {
             link.broke(self.id);
+        } else if !self.closed && self.server.initialized() {
+            self.road.ends(End::Lost);
         }
     }
 }

@@ -23,6 +23,8 @@
 //!   from any runtime and outlives each; [`shutdown`] ends it in order.
 //! - [`ProxyTokenStore`] is one socket's, on the caller's own runtime, for programs that know their socket.
 //! - [`LoginAdapter`] logs in: what the user has to see goes to a [`LoginUi`], everything secret stays on the host.
+//! - [`TokenHandle`] has an entry's token at hand, and does not wait on the network while the newest is valid;
+//!   [`CredentialStore::watch_token`] is the stream of tokens behind it.
 //! - [`Error`] has a variant for each reason that a broker gives. That there is no such entry is an answer, not an error.
 //!
 //! Nothing here refreshes, schedules or repeats a call by itself, but for the question how a login stands: renewal is the broker's business, and so is coordination.
@@ -60,6 +62,8 @@
 mod connect;
 mod control;
 mod error;
+mod handle;
+mod held;
 mod in_process;
 mod link;
 mod login;
@@ -81,6 +85,7 @@ pub use self::{
     connect::ConnectError,
     control::broker_status,
     error::{Error, Refusal},
+    handle::TokenHandle,
     login::{LoginAdapter, LoginFlow, LoginPrompt, LoginStep, LoginUi},
     process::{ProcessStore, shutdown, token_store_from_env},
     proxy::{ProxyTokenStore, ProxyTokenStoreBuilder},

@@ -5,6 +5,7 @@
 
 use std::{
     fmt, io,
+    pin::Pin,
     sync::{Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -215,7 +216,7 @@ impl ProcessStore {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        let task = self.spawn(call)?;
+        let task = self.begin(call)?;
         // Nobody waits for a call whose caller is gone. Through a socket the broker goes on with what it began; in this
         // process the call itself has to, or a change could be cut by the end of the thread.
         let _cancel = self.in_sandbox().then(|| AbortOnDrop(task.abort_handle()));
@@ -228,10 +229,10 @@ impl ProcessStore {
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
     {
-        self.spawn(call)?.await.unwrap_or_else(|error| Err(cut(&error)))
+        self.begin(call)?.await.unwrap_or_else(|error| Err(cut(&error)))
     }
 
-    fn spawn<T, F>(&self, call: impl FnOnce(Rpc) -> F) -> Result<JoinHandle<Result<T, Error>>, Error>
+    fn begin<T, F>(&self, call: impl FnOnce(Rpc) -> F) -> Result<JoinHandle<Result<T, Error>>, Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, Error>> + Send + 'static,
@@ -294,16 +295,22 @@ impl CredentialStore for ProcessStore {
             .await
     }
 
-    /// The stream is read by the store's own thread. It is no call under way: [`shutdown`] ends it at once.
+    /// The stream is read by the store's own thread. [`shutdown`] waits until its reader is told, and no longer.
     async fn watch_token(&self, key: &EntryKey) -> Result<Option<TokenStream>, Error> {
         let (key, mut stop) = (key.clone(), self.stop.subscribe());
+        let under_way = UnderWay::count(&self.calls);
         let stopped = async move {
             // An error means that every handle is gone, which is a stop as well.
             let _ = stop.wait_for(|stop| *stop).await;
+            drop(under_way);
             too_late()
         };
         self.run(move |rpc| async move { rpc.watch_token(&key, stopped).await })
             .await
+    }
+
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.runtime.spawn(task);
     }
 
     async fn refresh_token(&self, key: &EntryKey, revision: Option<&str>) -> Result<Option<AccessToken>, Error> {

@@ -1,10 +1,11 @@
 //! What a program asks of a broker, wherever the broker is.
 
-use std::time::Duration;
+use std::{pin::Pin, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use secrecy::SecretString;
+use tokio::runtime::Handle;
 
 use super::{Error, TokenStream};
 use crate::credential::{AccessToken, EntryKey, Name, SavedToken};
@@ -34,11 +35,19 @@ pub trait CredentialStore: Send + Sync {
     /// The stream ends after its first error: [`Error::NotFound`] when the entry is removed, [`Error::NeedsLogin`] when its
     /// last token has expired and cannot be renewed, [`Error::ShuttingDown`], [`Error::ConnectionLost`]. Who reads slowly gets
     /// the newest token, not a backlog; after a removal none. A stream that is dropped ends at the broker at once. It may be
-    /// read on any runtime.
+    /// read on any runtime. [`TokenHandle`](super::TokenHandle) is for a program that needs a token now and then.
     ///
     /// # Errors
     /// As for [`get_token`](Self::get_token); [`Error::TooManyStreams`].
     async fn watch_token(&self, key: &EntryKey) -> Result<Option<TokenStream>, Error>;
+
+    /// Where the task of a [`TokenHandle`](super::TokenHandle) runs: on the runtime that this is called on, unless the store
+    /// has one of its own. Where there is none, the task is dropped, and the handle says so.
+    fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(task);
+        }
+    }
 
     /// A new access token, for a program whose token was refused where it was used. `revision` is that of the refused
     /// token: if the broker has another one by now, that is the answer, and the provider is not asked again. `None`: there

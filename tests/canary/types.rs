@@ -11,7 +11,7 @@ use std::{
 
 use credbroker::{
     broker::login::SessionId,
-    client::ProxyTokenStore,
+    client::{ProxyTokenStore, TokenHandle},
     clock::{Clock as _, SystemClock},
     config::{self, Config, Environment},
     credential::{AccessToken, AnswerRules, EntryKey, Intent, Revision, TokenAnswer, TokenSet, parse_answer},
@@ -34,8 +34,9 @@ use crate::scanner::Scanner;
 const SECRET: &str = "rt-canary-\"debug\"-8c2f6a4e";
 
 /// Public types of `src/` whose `Debug` is shown something secret below, or beside the type if only that can be.
-const CAN_HOLD_A_SECRET: [&str; 27] = [
+const CAN_HOLD_A_SECRET: [&str; 28] = [
     "broker/login/session.rs SessionId",
+    "client/handle.rs TokenHandle",
     "client/login.rs LoginPrompt",
     "client/login.rs LoginStep",
     "client/proxy.rs ProxyTokenStore",
@@ -498,7 +499,11 @@ fn no_debug_of_a_client_shows_its_capability() {
     let scanner = Scanner::new([("the secret", SECRET)]);
     let builder = || ProxyTokenStore::builder("/run/sock").capability(SECRET.into());
     assert_silent(&scanner, "ProxyTokenStoreBuilder", &builder());
-    assert_silent(&scanner, "ProxyTokenStore", &builder().build().unwrap());
+    let store = builder().build().unwrap();
+    assert_silent(&scanner, "ProxyTokenStore", &store);
+    // The tests of the client look at one that holds a token.
+    let handle = TokenHandle::new(Arc::new(store), EntryKey::parse("p", "b").unwrap());
+    assert_silent(&scanner, "TokenHandle", &handle);
 }
 
 #[tokio::test]

@@ -83,6 +83,22 @@ impl Host {
         self.local().import(key, tokens(key, lifetime)).await.unwrap();
     }
 
+    /// The same with a refresh token.
+    pub(crate) async fn import_renewable(&self, key: &EntryKey, lifetime: Duration) {
+        let renewable = TokenSet {
+            refresh_token: Some(SecretString::from("r")),
+            ..tokens(key, lifetime)
+        };
+        self.local().import(key, renewable).await.unwrap();
+    }
+
+    /// Writes the host's `config.toml`.
+    pub(crate) fn configure(&self, toml: &str) {
+        let config = self.path().join("config/credbroker");
+        std::fs::create_dir_all(&config).unwrap();
+        std::fs::write(config.join("config.toml"), toml).unwrap();
+    }
+
     pub(crate) async fn set_key(&self, key: &str, text: &str) {
         let broker = self.local();
         broker

@@ -28,7 +28,7 @@ async fn assert_lost(store: &ProxyTokenStore) {
 }
 
 /// The real program on the host's store.
-fn serve(host: &Host) -> Child {
+pub(crate) fn serve(host: &Host) -> Child {
     Command::new(env!("CARGO_BIN_EXE_credbroker"))
         .arg("serve")
         .arg("--socket")
@@ -41,7 +41,7 @@ fn serve(host: &Host) -> Child {
 }
 
 /// A client of the broker that is being started. It also shows that one who came too early is not lost.
-async fn connected(host: &Host) -> ProxyTokenStore {
+pub(crate) async fn connected(host: &Host) -> ProxyTokenStore {
     let store = host.client();
     let give_up = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {

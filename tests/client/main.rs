@@ -9,6 +9,7 @@
 mod answers;
 mod broker;
 mod connection;
+mod handle;
 mod login;
 mod loss;
 mod owner;
@@ -16,3 +17,4 @@ mod process;
 mod rows;
 mod scripted;
 mod watch;
+mod watched;

@@ -28,6 +28,7 @@ use crate::{
     broker::{HOUR, Host, github},
     rows,
     scripted::{Script, Scripted, Standing},
+    watched,
 };
 
 const ROLE: &str = "CLIENT_TEST_ROLE";
@@ -71,6 +72,7 @@ fn child_in_a_role() {
         "drain" => tokio::runtime::Runtime::new().unwrap().block_on(drain()),
         "drain_socket" => drain_socket(),
         "crash" => crash(),
+        "watch" => block_on(watched::every_way(client::token_store_from_env().unwrap())),
         "mend" => mend(),
         "unused" => block_on(shut_down_unused()),
         other => panic!("no such role: {other}"),
@@ -83,7 +85,7 @@ fn in_a_short_runtime<T>(call: impl Future<Output = T>) -> T {
 }
 
 /// A runtime of nobody's: one thread that parks.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -168,6 +170,21 @@ async fn a_real_broker_serves_a_process_in_a_sandbox() {
     host.import(&github(), HOUR).await;
     let broker = host.start(Policy::host());
     let mut command = child(&host, "callers");
+    command.env("CREDBROKER_SOCKET", host.socket());
+    assert_succeeds(command).await;
+    broker.stop().await;
+}
+
+#[tokio::test]
+async fn a_process_without_a_runtime_watches_through_the_socket_and_in_process() {
+    let host = Host::new();
+    host.import(&github(), HOUR).await;
+    assert_succeeds(child(&host, "watch")).await;
+
+    let host = Host::new();
+    host.import(&github(), HOUR).await;
+    let broker = host.start(Policy::host());
+    let mut command = child(&host, "watch");
     command.env("CREDBROKER_SOCKET", host.socket());
     assert_succeeds(command).await;
     broker.stop().await;

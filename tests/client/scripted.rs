@@ -282,6 +282,8 @@ fn token_of(text: &str, lifetime: Option<Duration>) -> proto::WatchTokenResponse
             access_token: text.to_owned(),
             revision: text.to_owned(),
             expires_in: lifetime.map(|lifetime| lifetime.try_into().unwrap()),
+            // A host, or a client, whose wall clock is wrong by decades.
+            expire_time: lifetime.map(|_| prost_types::Timestamp::default()),
             ..proto::AccessToken::default()
         }),
     }
@@ -393,8 +395,10 @@ impl CredentialBroker for Fake {
         request: Request<proto::RefreshTokenRequest>,
     ) -> Result<Response<proto::RefreshTokenResponse>, Status> {
         // An answer without a token, unless a revision came along.
+        let revision = request.into_inner().revision;
         let token = proto::AccessToken {
-            access_token: request.into_inner().revision,
+            access_token: revision.clone(),
+            revision,
             ..proto::AccessToken::default()
         };
         let token = Some(token).filter(|token| !token.access_token.is_empty());
