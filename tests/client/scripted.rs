@@ -171,7 +171,7 @@ impl Scripted {
 
     /// Cuts one connection, by the order in which they were accepted.
     pub(crate) fn hang_up(&self, connection: usize) {
-        self.seen.connections.lock().unwrap()[connection].abort();
+        self.seen.connections.lock().unwrap().get(connection).unwrap().abort();
     }
 
     pub(crate) fn socket(&self) -> PathBuf {

@@ -60,7 +60,7 @@ fn provider() -> String {
                 let mut octets = [0; 1024];
                 let read = connection.read(&mut octets).unwrap();
                 assert!(read > 0, "{:?}", String::from_utf8_lossy(&request));
-                request.extend(&octets[..read]);
+                request.extend(octets.iter().take(read));
             }
             let json = format!(r#"{{"access_token":"renewed-{number}","token_type":"Bearer","expires_in":3600}}"#);
             let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
