@@ -1,4 +1,4 @@
-//! The generated protobuf and gRPC code of package `credbroker.v1`, and what it lacks: a `Debug` that keeps secrets.
+//! The generated protobuf and gRPC code of package `credbroker.v1` (and, below `envoy`, of Envoy's), and what it lacks: a `Debug` that keeps secrets.
 
 #![expect(
     clippy::all,
@@ -12,6 +12,9 @@
     unreachable_pub,
     reason = "generated code; not every version of the generator needs both"
 )]
+
+#[cfg(feature = "envoy")]
+pub mod envoy;
 
 use std::fmt;
 
