@@ -69,6 +69,14 @@ pub enum Error {
         /// How many there may be.
         limit: usize,
     },
+    /// More secrets followed on one socket than there may be.
+    #[error(
+        "so many secrets are followed on this socket that a stream may follow no more than {limit}: ask for less, or later"
+    )]
+    TooManyNames {
+        /// How many a stream may always follow.
+        limit: usize,
+    },
     /// The capability is missing or wrong. Which of the two is said, nothing else.
     #[error("the capability is {0}: send the metadata `authorization: Bearer $CREDBROKER_CAPABILITY` with every call")]
     Unauthenticated(&'static str),
@@ -260,7 +268,9 @@ impl Error {
             Self::MessageTooLarge { .. } | Self::AnswerTooLarge { .. } => Reason::MessageTooLarge,
             Self::Unimplemented(_) => Reason::Unimplemented,
             Self::RateLimited { .. } | Self::RefreshedRecently { .. } => Reason::RateLimited,
-            Self::TooManyStreams { .. } | Self::TooManyWatches { .. } => Reason::TooManyStreams,
+            Self::TooManyStreams { .. } | Self::TooManyWatches { .. } | Self::TooManyNames { .. } => {
+                Reason::TooManyStreams
+            }
             Self::Unauthenticated(_) => Reason::Unauthenticated,
             Self::Unauthorized { .. } | Self::UnauthorizedKey(_) => Reason::Unauthorized,
             Self::PeerNotAllowed { .. } | Self::PeerUnknown => Reason::PeerNotAllowed,
@@ -324,7 +334,10 @@ impl Error {
             Self::NoKey(name) | Self::UnauthorizedKey(name) => vec![("name", name.to_string())],
             Self::InvalidRequest { field, .. } => vec![("field", (*field).to_owned())],
             Self::MessageTooLarge { limit, .. } | Self::AnswerTooLarge { limit } => vec![("limit", limit.to_string())],
-            Self::TooManyStreams { limit } | Self::TooManyWatches { limit } | Self::TooManySessions { limit } => {
+            Self::TooManyStreams { limit }
+            | Self::TooManyWatches { limit }
+            | Self::TooManyNames { limit }
+            | Self::TooManySessions { limit } => {
                 vec![("limit", limit.to_string())]
             }
             Self::PeerNotAllowed { uid } => vec![("uid", uid.to_string())],

@@ -35,6 +35,8 @@ pub(super) struct Stats {
     uses: Mutex<HashMap<EntryKey, Use>>,
     /// API keys that were delivered: they have no buckets, so only their number is kept.
     keys: AtomicU64,
+    /// Answers of secret discovery that were not accepted.
+    rejected: AtomicU64,
 }
 
 impl Stats {
@@ -52,6 +54,16 @@ impl Stats {
     /// Counts the delivery of an API key.
     pub(super) fn delivered_key(&self) {
         self.keys.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an answer of secret discovery that was not accepted.
+    pub(super) fn secrets_rejected(&self) {
+        self.rejected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All of these.
+    pub(super) fn all_secrets_rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
     }
 
     /// Drops the counts of an entry that is gone.

@@ -120,6 +120,17 @@ impl Broker {
         Ok((entries, keys.len().saturating_sub(most)))
     }
 
+    /// An answer of secret discovery was not accepted.
+    pub fn count_secrets_rejected(&self) {
+        self.inner.stats.secrets_rejected();
+    }
+
+    /// Answers of secret discovery that were not accepted.
+    #[must_use]
+    pub fn secrets_rejected(&self) -> u64 {
+        self.inner.stats.all_secrets_rejected()
+    }
+
     /// One entry. `None`: there is no such entry.
     pub async fn entry(&self, key: &EntryKey) -> Option<EntryStatus> {
         let (status, error) = self.look_at(key).await?;

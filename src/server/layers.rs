@@ -47,6 +47,11 @@ use crate::{
 const NOT_GRPC: &str = "This socket speaks gRPC: POST over HTTP/2 with content-type application/grpc. \
     Try `grpcurl -plaintext -unix SOCKET list`, or `buf curl --protocol grpc`.\n";
 const WATCH_TOKEN: &str = "/credbroker.v1.CredentialBroker/WatchToken";
+const CREDENTIALS: &str = "/credbroker.v1.CredentialBroker/";
+/// Envoy's secret discovery.
+const SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
+const STREAM_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
+const DELTA_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets";
 /// The largest header block of a request: names, values and 32 bytes for each field, as HTTP/2 counts it (RFC 9113
 /// section 6.5.2).
 const MAX_HEADER_BLOCK: usize = 16 * 1024;
@@ -209,7 +214,9 @@ impl ConnectionLayers {
             Ok(Passed { mut caller, stream }) => {
                 if let Some(recorded) = &mut recorded {
                     recorded.caller(&caller);
-                    if let (Some(_), Some((_, clock))) = (&stream, &self.layers.shared.record) {
+                    if delivers_many(method)
+                        && let Some((_, clock)) = &self.layers.shared.record
+                    {
                         caller.journal = recorded.journal(Arc::clone(clock));
                     }
                 }
@@ -242,7 +249,10 @@ impl ConnectionLayers {
         let mut end = Box::pin(self.end(deadline(true, request.headers()), Duration::ZERO));
         let connection = Arc::clone(&self.connection);
         let request = request.map(|body| {
-            if has_many_requests(method) {
+            if method.starts_with(SECRETS) {
+                // An Envoy introduces itself on each stream, and has much to say.
+                Body::new(Paced::but_for(status::MAX_DISCOVERY_SIZE, body, connection))
+            } else if has_many_requests(method) {
                 Body::new(Paced::new(body, connection))
             } else {
                 Body::new(Paced::new(OneMessage::of(body), connection))
@@ -277,7 +287,9 @@ impl ConnectionLayers {
 
     /// The record of a credential operation; none for health, reflection and the version handshake.
     fn recorded(&self, method: &str) -> Option<Recorded> {
-        let operation = method.strip_prefix("/credbroker.v1.CredentialBroker/")?;
+        let operation = method
+            .strip_prefix(CREDENTIALS)
+            .or_else(|| method.strip_prefix(SECRETS))?;
         if operation == "GetServerInfo" {
             return None;
         }
@@ -386,17 +398,22 @@ fn header_block<B>(request: &Request<B>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the answer is a stream: health's Watch, reflection and WatchToken.
+/// Whether the answer is a stream: health's Watch, reflection, WatchToken and secret discovery.
 fn is_stream(method: &str) -> bool {
     match kind(method) {
         Kind::Companion => !method.ends_with("/Check"),
-        Kind::Own => method == WATCH_TOKEN,
+        Kind::Own => matches!(method, WATCH_TOKEN | STREAM_SECRETS | DELTA_SECRETS),
     }
 }
 
-/// Whether the request is a stream: reflection.
+/// Whether the request is a stream: reflection and secret discovery.
 fn has_many_requests(method: &str) -> bool {
-    is_stream(method) && method.starts_with("/grpc.reflection.")
+    is_stream(method) && (method.starts_with("/grpc.reflection.") || method.starts_with(SECRETS))
+}
+
+/// Whether one call may deliver several credentials: then each has a line of its own in the record.
+fn delivers_many(method: &str) -> bool {
+    method == WATCH_TOKEN || method.starts_with(SECRETS)
 }
 
 /// Holds back the refusal of a call over the rate.

@@ -72,6 +72,7 @@ impl ControlService {
                 audit_lines_lost: self.about.audit.lost(),
                 open_logins: self.broker.open_logins().try_into().unwrap_or(u64::MAX),
                 open_watches: self.broker.open_watches().try_into().unwrap_or(u64::MAX),
+                secrets_rejected: self.broker.secrets_rejected(),
             }),
             start_time: Some(timestamp(self.about.started)),
         })

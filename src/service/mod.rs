@@ -8,6 +8,8 @@ pub mod control;
 mod credentials;
 pub mod health;
 mod login;
+#[cfg(feature = "envoy")]
+pub mod secret_discovery;
 pub mod status;
 mod watch;
 mod wire;

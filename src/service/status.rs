@@ -73,7 +73,7 @@ pub fn complete(incomplete: &Status, method: &str) -> Status {
     let error = match incomplete.code() {
         Code::OutOfRange | Code::ResourceExhausted => Error::MessageTooLarge {
             what: "the request message",
-            limit: MAX_MESSAGE_SIZE,
+            limit: max_message_size(method),
         },
         Code::Unimplemented if incomplete.message().is_empty() => Error::Unimplemented(format!(
             "there is no method {} on this socket: reflection lists what there is (`grpcurl -plaintext -unix SOCKET list`)",
@@ -106,6 +106,17 @@ pub fn complete(incomplete: &Status, method: &str) -> Status {
 
 /// The longest message of `credbroker.v1`, request or unary answer, in bytes.
 pub const MAX_MESSAGE_SIZE: usize = 64 * 1024;
+/// The longest request of secret discovery, in bytes. An Envoy begins each stream with a list of all its extensions, which
+/// alone is 60 KiB (1.40), and more with metadata; it is skipped, not kept.
+pub const MAX_DISCOVERY_SIZE: usize = 128 * 1024;
+
+fn max_message_size(method: &str) -> usize {
+    if method.starts_with("/envoy.") {
+        MAX_DISCOVERY_SIZE
+    } else {
+        MAX_MESSAGE_SIZE
+    }
+}
 
 fn info(reason: Reason, metadata: Vec<(&'static str, String)>) -> ErrorDetails {
     let metadata: HashMap<String, String> = metadata
@@ -194,6 +205,7 @@ mod tests {
                 retry_after: Duration::from_millis(17),
             },
             Error::TooManyStreams { limit: 64 },
+            Error::TooManyNames { limit: 16 },
             Error::Internal("SECRET CAUSE".into()),
         ];
         for error in errors {

@@ -92,7 +92,7 @@ const STREAMED_BURST: Duration = Duration::from_secs(2);
 /// Streaming calls that a connection may always have, and how many connections may have all of theirs at once. A stream
 /// costs some 30 KiB while it is open and what it says is unread, whatever it says. With the default limits there are
 /// 256 * 4 + 16 * 64 = 2048 at most, and one client can follow a thousand entries; with a message of 64 KiB half sent on
-/// each, that is 200 MiB.
+/// each, that is 200 MiB, and with one of 128 KiB for secret discovery 330 MiB.
 const OWN_STREAMS: usize = 4;
 const SHARERS: usize = 16;
 /// Connections before their first SETTINGS, beside the others.

@@ -24,6 +24,8 @@ pin_project! {
         #[pin]
         pause: Sleep,
         paused: bool,
+        // Octets that are read at any pace.
+        free: usize,
         connection: Arc<Connection>,
     }
 }
@@ -34,7 +36,16 @@ impl<B> Paced<B> {
             body,
             pause: tokio::time::sleep_until(Instant::now()),
             paused: false,
+            free: 0,
             connection,
+        }
+    }
+
+    /// A body whose first octets are read at any pace: that it begins counts as a call.
+    pub(in crate::server) fn but_for(free: usize, body: B, connection: Arc<Connection>) -> Self {
+        Self {
+            free,
+            ..Self::new(body, connection)
         }
     }
 }
@@ -53,7 +64,9 @@ impl<B: Body<Data = Bytes>> Body for Paced<B> {
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
         {
-            let pause = this.connection.streamed(data.len());
+            let free = data.len().min(*this.free);
+            *this.free -= free;
+            let pause = this.connection.streamed(data.len() - free);
             if !pause.is_zero() {
                 this.pause.reset(Instant::now() + pause);
                 *this.paused = true;
@@ -140,6 +153,29 @@ mod tests {
         // Twice the burst and two seconds' worth are 6 s; 2 of them are free.
         assert!(one.max(two).abs_diff(4000) <= 3, "{one} {two}");
         assert!(last(alone.await.unwrap()).abs_diff(1000) <= 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_beginning_that_is_free_is_each_streams_own_and_goes_beyond_no_octet() {
+        let shared = connection();
+        let body = || {
+            Paced::but_for(
+                BURST,
+                frames(&[BURST - 1, 1 + BURST / 2, SECOND, 1]),
+                Arc::clone(&shared),
+            )
+        };
+        assert_eq!(
+            read(Paced::but_for(BURST, frames(&[BURST, 1]), Arc::clone(&shared))).await,
+            [0, 0]
+        );
+        let came = read(body()).await;
+        assert!(
+            came.last().unwrap().abs_diff(0) <= 2,
+            "half a burst and a second's worth are one burst: {came:?}"
+        );
+        let came = read(body()).await;
+        assert!(came.last().unwrap().abs_diff(2000) <= 3, "{came:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,233 @@
+//! Envoy's Secret Discovery Service: access tokens and API keys for an Envoy that adds them to requests.
+//!
+//! What there is not for an Envoy is an empty secret, whatever the reason: state-of-the-world discovery of secrets has no
+//! way to take one away, and an Envoy that is told nothing goes on with the one that it has.
+
+mod conversation;
+mod names;
+
+use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+
+use futures_util::stream;
+use prost::Message as _;
+use prost_types::Any;
+use secrecy::zeroize::Zeroizing;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+
+use self::{
+    conversation::Conversation,
+    names::{Asking, Value},
+};
+use super::{caller, status};
+use crate::{
+    broker::{Broker, Error},
+    proto::envoy::{
+        DataSource, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, GenericSecret,
+        Secret, Specifier, secret, secret_discovery_service_server::SecretDiscoveryService,
+    },
+};
+
+/// The full name of the service.
+pub const NAME: &str = "envoy.service.secret.v3.SecretDiscoveryService";
+/// What a secret is called in an answer.
+const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+/// How many names all streams of a socket may follow, beside those that each may.
+const SHARED_NAMES: usize = 4096;
+
+/// Serves `envoy.service.secret.v3.SecretDiscoveryService`.
+#[derive(Clone)]
+pub struct SecretService {
+    broker: Broker,
+    versions: Versions,
+    room: Arc<Semaphore>,
+}
+
+impl SecretService {
+    /// Serves this broker.
+    #[must_use]
+    pub fn new(broker: Broker) -> Self {
+        Self {
+            broker,
+            versions: Versions::new(),
+            room: Arc::new(Semaphore::new(SHARED_NAMES)),
+        }
+    }
+
+    async fn fetch(&self, request: &Request<DiscoveryRequest>) -> Result<DiscoveryResponse, Error> {
+        let asking = Asking {
+            broker: self.broker.clone(),
+            caller: caller(request)?,
+        };
+        let names = names::checked(request.get_ref())?;
+        let mut values = names::all(&asking, &names);
+        let mut secrets = BTreeMap::new();
+        while secrets.len() < names.len()
+            && let Some((name, value)) = values.next().await
+        {
+            secrets.insert(name, value?);
+        }
+        let answer = self.versions.answer(&secrets, String::new());
+        if answer.encoded_len() > status::MAX_MESSAGE_SIZE {
+            return Err(Error::MessageTooLarge {
+                what: "the answer with so many secrets",
+                limit: status::MAX_MESSAGE_SIZE,
+            });
+        }
+        Ok(answer)
+    }
+}
+
+/// The answers of a stream.
+type Answers = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SecretDiscoveryService for SecretService {
+    type StreamSecretsStream = Answers;
+
+    async fn stream_secrets(&self, request: Request<Streaming<DiscoveryRequest>>) -> Result<Response<Answers>, Status> {
+        let caller = caller(&request).map_err(|error| status::from_error(&error))?;
+        let asking = Asking {
+            broker: self.broker.clone(),
+            caller,
+        };
+        let room = Arc::clone(&self.room);
+        let mut conversation = Conversation::new(asking, self.versions.clone(), room, request.into_inner());
+        // What is wrong with the first request is the answer to the call, and stands in its record.
+        conversation.begin().await?;
+        let answers = stream::unfold(Some(conversation), |conversation| async move {
+            let mut conversation: Conversation = conversation?;
+            match conversation.next().await? {
+                Ok(answer) => Some((Ok(answer), Some(conversation))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
+        let answer = self.fetch(&request).await;
+        answer.map(Response::new).map_err(|error| status::from_error(&error))
+    }
+
+    type DeltaSecretsStream = Pin<Box<dyn Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+
+    async fn delta_secrets(
+        &self,
+        _request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        Err(status::from_error(&Error::Unimplemented(
+            "DeltaSecrets is not served: configure `api_type: GRPC`, which asks for StreamSecrets".into(),
+        )))
+    }
+}
+
+/// Makes versions: the same for the same secrets, and another one for others.
+///
+/// They come from a value that nobody else knows, so nothing can be told of a secret from its version, not even whether a
+/// guess is right. They are another broker's when it starts anew.
+#[derive(Clone)]
+struct Versions(Arc<Zeroizing<[u8; 32]>>);
+
+impl Versions {
+    fn new() -> Self {
+        Self(Arc::new(Zeroizing::new(rand::random())))
+    }
+
+    fn of(&self, secrets: &BTreeMap<String, Value>) -> String {
+        let mut digest = Sha256::new();
+        digest.update(self.0.as_slice());
+        for (name, value) in secrets {
+            let (kind, text) = value.identity();
+            // With lengths, so that no two lists look alike.
+            for part in [name.as_bytes(), kind.as_bytes(), text.as_bytes()] {
+                digest.update((part.len() as u64).to_be_bytes());
+                digest.update(part);
+            }
+        }
+        let digest = digest.finalize();
+        // Half of it is more than enough, and cannot be continued to the digest of a longer list.
+        data_encoding::HEXLOWER.encode(digest.get(..16).unwrap_or_default())
+    }
+
+    fn answer(&self, secrets: &BTreeMap<String, Value>, nonce: String) -> DiscoveryResponse {
+        DiscoveryResponse {
+            version_info: self.of(secrets),
+            resources: secrets.iter().map(|(name, value)| resource(name, value)).collect(),
+            type_url: TYPE_URL.to_owned(),
+            nonce,
+        }
+    }
+}
+
+/// A secret as Envoy wants it.
+fn resource(name: &str, value: &Value) -> Any {
+    let secret = Secret {
+        name: name.to_owned(),
+        r#type: Some(secret::Type::GenericSecret(GenericSecret {
+            secret: Some(DataSource {
+                specifier: Some(Specifier::InlineString(value.text().to_owned())),
+            }),
+        })),
+    };
+    Any {
+        type_url: TYPE_URL.to_owned(),
+        value: secret.encode_to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secrets(all: &[(&str, Option<&str>)]) -> BTreeMap<String, Value> {
+        all.iter()
+            .map(|(name, key)| {
+                let value = key.map_or(Value::Nothing, |key| Value::Key(Arc::new((*key).into())));
+                ((*name).to_owned(), value)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_version_changes_with_what_is_answered_and_with_nothing_else() {
+        let versions = Versions::new();
+        let lists = [
+            secrets(&[]),
+            secrets(&[("a", None)]),
+            secrets(&[("a", Some(""))]),
+            secrets(&[("a", Some("b"))]),
+            secrets(&[("ab", None)]),
+            secrets(&[("a", None), ("b", None)]),
+        ];
+        for (at, one) in lists.iter().enumerate() {
+            for (other_at, other) in lists.iter().enumerate() {
+                assert_eq!(
+                    versions.of(one) == versions.of(other),
+                    at == other_at,
+                    "{at} {other_at}"
+                );
+            }
+            assert_ne!(versions.of(one), Versions::new().of(one), "another broker's");
+        }
+    }
+
+    #[test]
+    fn what_there_is_not_is_an_empty_secret_with_its_name() {
+        let answer = Versions::new().answer(&secrets(&[("token/p/b", None)]), "1".into());
+        let any = answer.resources.first().unwrap();
+        assert_eq!((any.type_url.as_str(), answer.type_url.as_str()), (TYPE_URL, TYPE_URL));
+        let secret = Secret::decode(any.value.as_slice()).unwrap();
+        assert_eq!(secret.name, "token/p/b");
+        let Some(secret::Type::GenericSecret(generic)) = secret.r#type else {
+            panic!("no generic secret")
+        };
+        // It is there, and empty: Envoy refuses a secret without any.
+        assert_eq!(
+            generic.secret.unwrap().specifier,
+            Some(Specifier::InlineString(String::new()))
+        );
+    }
+}
