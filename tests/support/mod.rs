@@ -299,12 +299,17 @@ impl Bench {
             renewals: Renewals::OnUse,
             logins,
         });
+        Self::around(broker, Admission::Open(Arc::new(policy)))
+    }
+
+    /// A socket for this broker.
+    pub(crate) fn around(broker: Broker, admission: Admission) -> Self {
         let dir = TempDir::new().unwrap();
         let listener = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
         listener.set_nonblocking(true).unwrap();
         let file = dir.path().join("audit");
         let (audit, writer) = Audit::start(move || std::fs::File::create_new(&file)).unwrap();
-        let layers = layers(&broker, AllowedPeers::own_and(&[]), policy, Some(audit));
+        let layers = layers_with(&broker, AllowedPeers::own_and(&[]), admission, Some(audit));
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, layers, Served::default(), async {
             // A dropped sender is a stop as well.
@@ -333,12 +338,24 @@ impl Bench {
     }
 }
 
-/// The layers of a sandbox socket, as the daemon builds them.
+/// The layers of a sandbox socket that asks for no capability.
 pub(crate) fn layers(broker: &Broker, allowed: AllowedPeers, policy: Policy, audit: Option<Audit>) -> Layers {
+    layers_with(broker, allowed, Admission::Open(Arc::new(policy)), audit)
+}
+
+/// The layers of a sandbox socket, as the daemon builds them.
+fn layers_with(broker: &Broker, allowed: AllowedPeers, admission: Admission, audit: Option<Audit>) -> Layers {
     let service = CredentialBrokerServer::new(CredentialService::new(broker.clone()));
     let health = HealthService::new(broker.clone(), "credbroker.v1.CredentialBroker");
     let routes =
         Routes::new(service.max_decoding_message_size(MAX_MESSAGE_SIZE)).add_service(HealthServer::new(health));
+    #[cfg(feature = "envoy")]
+    let routes = routes.add_service(
+        credbroker::proto::envoy::secret_discovery_service_server::SecretDiscoveryServiceServer::new(
+            credbroker::service::secret_discovery::SecretService::new(broker.clone()),
+        )
+        .max_decoding_message_size(credbroker::service::status::MAX_DISCOVERY_SIZE),
+    );
     let record = audit.map(|audit| (audit, Arc::new(SystemClock::new()) as Arc<dyn Clock>));
-    Layers::new(routes, allowed, Admission::Open(Arc::new(policy)), record)
+    Layers::new(routes, allowed, admission, record)
 }

@@ -90,6 +90,11 @@ impl Open {
         self.try_answer().await.unwrap()
     }
 
+    /// The headers of the answer; the rest of it is not waited for, and the call is given up.
+    pub(crate) async fn head(self) -> HeaderMap {
+        self.response.await.unwrap().into_parts().0.headers
+    }
+
     pub(crate) async fn try_answer(self) -> Result<Answer, h2::Error> {
         let (head, mut body) = self.response.await?.into_parts();
         let mut answer = Answer {
@@ -143,6 +148,11 @@ impl Answer {
         } else {
             &self.headers
         }
+    }
+
+    /// The gRPC status.
+    pub(crate) fn status(&self) -> Code {
+        Status::from_header_map(self.ending()).expect("no grpc-status").code()
     }
 
     /// The message of a call that succeeded.

@@ -1,0 +1,53 @@
+//! How much one socket's clients may follow.
+
+use credbroker::reason::Reason;
+
+use crate::{
+    house::{House, Talk, wanting},
+    support::wire::Failure,
+};
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_very_many_names_leaves_room_for_those_who_follow_a_few() {
+    let house = House::new();
+    house.import("", "at-0", "", 3600).await;
+    let names: Vec<String> = (0..256).map(|at| format!("no name {at}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let client = house.client().await;
+    let mut open = Vec::new();
+    let refused = loop {
+        match Talk::begin(client.clone(), wanting(&names)).await {
+            Ok(talk) => open.push(talk),
+            Err(status) => break Failure::of::<()>(Err(status)),
+        }
+    };
+    // 4096 beside 16 of each.
+    assert_eq!(open.len(), 4096 / (256 - 16));
+    assert_eq!(refused.reason(), Some(Reason::TooManyStreams));
+    assert_eq!(refused.info.metadata["limit"], "16");
+    let mut few = Talk::begin(client.clone(), wanting(&["token/p/default"]))
+        .await
+        .unwrap();
+    assert_eq!(few.told().await.only("token/p/default"), "at-0");
+    // What is left out makes room again.
+    open[0].told().await;
+    open[0].want(&[]);
+    open[0].is_quiet().await;
+    assert!(Talk::begin(client, wanting(&names)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_ever_new_names_is_heard_at_a_pace() {
+    let house = House::new();
+    let mut talk = house.talk(&["*"]).await;
+    talk.hear().await;
+    let start = tokio::time::Instant::now();
+    for round in 0..2000 {
+        talk.say(wanting(&[&format!("n{round}")]));
+    }
+    talk.say(wanting(&["last"]));
+    while !talk.hear().await.secrets.contains_key("last") {}
+    // 512 ahead, and the others as calls come.
+    let took = start.elapsed().as_secs();
+    assert!((15..40).contains(&took), "{took}");
+}
