@@ -292,3 +292,15 @@ async fn a_stream_counts_as_use_and_its_deliveries_are_counted() {
     assert_eq!(house.bench.broker.watchers(&key("p", "")), 1);
     assert_eq!(house.bench.broker.deliveries(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_token_that_comes_later_is_refreshed_and_then_sent() {
+    let house = House::new();
+    let mut talk = house.talk(&[TOKEN]).await;
+    assert_eq!(talk.told().await.only(TOKEN), "");
+    let start = Instant::now();
+    let key = key("p", "");
+    house.import_to(&house.another(), &key, "at-old", "p#0", 0).await;
+    assert_eq!(talk.told().await.only(TOKEN), "at-1");
+    assert!(start.elapsed() < secs(2), "{:?}", start.elapsed());
+}

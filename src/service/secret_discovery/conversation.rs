@@ -169,7 +169,7 @@ impl Conversation {
     /// The Envoy did not accept the last answer. That changes nothing: what it has not accepted is not said again.
     fn refuse(&mut self, detail: &RpcStatus) {
         self.asking.broker.count_secrets_rejected();
-        let message = if self.last.values().any(|value| tells(&detail.message, value.text())) {
+        let said = if self.last.values().any(|value| tells(&detail.message, value.text())) {
             "[it holds a secret]".to_owned()
         } else {
             detail
@@ -183,9 +183,9 @@ impl Conversation {
         let what = "an Envoy did not accept a secret";
         // Once a stream is worth a look; a client that always refuses does not fill the log.
         if std::mem::replace(&mut self.refused, true) {
-            tracing::debug!(sandbox, code = detail.code, message, "{what}");
+            tracing::debug!(sandbox, code = detail.code, said, "{what}");
         } else {
-            tracing::warn!(sandbox, code = detail.code, message, "{what}");
+            tracing::warn!(sandbox, code = detail.code, said, "{what}");
         }
     }
 

@@ -1,8 +1,10 @@
 // A certified OpenID provider on loopback: access tokens of 5 seconds, refresh tokens that rotate, reuse detection that
 // revokes the whole family. Prints {"issuer", "counts", "refresh_token"} once it listens; `counts` answers with what the
 // provider has seen, and forgets the access token that is posted to it (a revocation would take the refresh token along).
-// `steady` is a second client whose access tokens are good for an hour, and has one. Ends when its standard input does.
+// `steady` is a second client whose access tokens are good for an hour, and has one. For each line of its standard input it
+// prints the {"refresh_token"} of another login of the first client; ends when that does.
 import { createServer } from 'node:http';
+import { createInterface } from 'node:readline';
 import { Provider } from 'oidc-provider';
 
 const LIFETIME = 5;
@@ -80,4 +82,6 @@ console.log(
     steady: { client_id: STEADY, ...(await granted(STEADY)) },
   }),
 );
-process.stdin.on('end', () => process.exit(0)).resume();
+createInterface({ input: process.stdin })
+  .on('line', async () => console.log(JSON.stringify({ refresh_token: (await granted(CLIENT.id)).refresh_token })))
+  .on('close', () => process.exit(0));
