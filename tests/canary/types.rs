@@ -100,7 +100,8 @@ const HOLD_NONE: &str = "
     broker/coordinator/error.rs Asker LoginCause RefreshError
     broker/coordinator/mod.rs Activity
     broker/counts.rs Counts FlightEnd
-    broker/error.rs Error LoginFailure
+    broker/error.rs Error
+    broker/error/failed_login.rs LoginFailure
     broker/mod.rs Revocation
     broker/page.rs Page PageRequest
     broker/policy.rs EntryPattern NamePattern PatternError Policy Right
