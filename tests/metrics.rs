@@ -145,7 +145,10 @@ fn what_is_shown_is_what_happened() {
     assert_eq!(first["credbroker_connections"], 0.0);
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(first[&format!("credbroker_build_info{{version=\"{version}\"}}")], 1.0);
-    for method in METHODS.iter().chain(&["health", "reflection", "other"]) {
+    for method in METHODS
+        .iter()
+        .chain(&["FetchSecrets", "StreamSecrets", "health", "reflection", "other"])
+    {
         assert_eq!(first[&requests(method, "OK")], 0.0);
     }
     let started = first["process_start_time_seconds"];

@@ -11,6 +11,7 @@ use tonic_types::StatusExt as _;
 use crate::reason::Reason;
 
 const SERVICE: &str = "/credbroker.v1.CredentialBroker/";
+const SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
 /// The methods of the socket's own service. A test compares them with the protocol.
 pub const METHODS: [&str; 15] = [
     "CancelLogin",
@@ -30,7 +31,7 @@ pub const METHODS: [&str; 15] = [
     "WatchToken",
 ];
 /// The rows behind those of [`METHODS`].
-const OTHERS: [&str; 3] = ["health", "reflection", "other"];
+const OTHERS: [&str; 5] = ["FetchSecrets", "StreamSecrets", "health", "reflection", "other"];
 /// The columns before those of the reasons.
 const ENDS: [&str; 2] = ["OK", "CANCELLED"];
 const OK: usize = 0;
@@ -83,6 +84,9 @@ fn row(path: &str) -> usize {
     if let Some(method) = path.strip_prefix(SERVICE) {
         let at = METHODS.iter().position(|known| *known == method);
         return at.unwrap_or_else(|| other("other"));
+    }
+    if let Some(method @ ("FetchSecrets" | "StreamSecrets")) = path.strip_prefix(SECRETS) {
+        return other(method);
     }
     if matches!(path, "/grpc.health.v1.Health/Check" | "/grpc.health.v1.Health/Watch") {
         return other("health");
@@ -141,7 +145,7 @@ mod tests {
     #[test]
     fn every_call_counts_once_under_a_method_and_a_reason_of_the_closed_lists() {
         let calls = Arc::new(Calls::default());
-        let table: [(&str, &str); 10] = [
+        let table: [(&str, &str); 12] = [
             ("/credbroker.v1.CredentialBroker/GetToken", "GetToken"),
             ("/credbroker.v1.CredentialBroker/WatchToken", "WatchToken"),
             ("/credbroker.v1.CredentialBroker/GetTokens", "other"),
@@ -149,6 +153,11 @@ mod tests {
             ("/credbroker.v1.ControlBroker/GetStatus", "other"),
             ("/grpc.health.v1.Health/Check", "health"),
             ("/grpc.health.v1.Health/Other", "other"),
+            (
+                "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+                "StreamSecrets",
+            ),
+            ("/envoy.service.secret.v3.SecretDiscoveryService/health", "other"),
             (
                 "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
                 "reflection",
