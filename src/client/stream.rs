@@ -240,3 +240,69 @@ pub(super) fn aged(mut token: AccessToken, passed: Duration) -> AccessToken {
     token.expires_in = token.expires_in.map(|left| left.saturating_sub(passed));
     token
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+    use crate::{clock::SystemClock, reason::Reason};
+
+    fn token(text: &str) -> AccessToken {
+        let wire = proto::AccessToken {
+            access_token: text.to_owned(),
+            expires_in: Some(wire::duration(Duration::from_secs(3600))),
+            ..proto::AccessToken::default()
+        };
+        wire::access_token(Some(wire)).unwrap()
+    }
+
+    /// What a reader gets who comes when all this has happened.
+    async fn late(write: impl FnOnce(&Newest, Duration)) -> Vec<String> {
+        let newest = Arc::new(Newest::default());
+        let clock = Arc::new(SystemClock::new());
+        write(&newest, clock.now().boot);
+        let tokens = Tokens {
+            newest,
+            clock,
+            _task: AbortOnDropHandle::new(tokio::spawn(std::future::pending())),
+        };
+        let told = tokens.map(|told| match told {
+            Ok(token) => token.access_token.expose_secret().to_owned(),
+            Err(error) => error.to_string(),
+        });
+        told.collect().await
+    }
+
+    fn error(reason: Reason) -> Error {
+        Error::refused(reason, super::super::Refusal::new(reason.as_str()))
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_gets_the_newest_token_and_the_end() {
+        let told = late(|newest, now| {
+            newest.put(token("one"), now);
+            newest.put(token("two"), now);
+            newest.end(error(Reason::ShuttingDown));
+        });
+        assert_eq!(told.await, ["two", "SHUTTING_DOWN"]);
+    }
+
+    #[tokio::test]
+    async fn the_token_of_an_entry_that_was_removed_is_not_told_any_more() {
+        let told = late(|newest, now| {
+            newest.put(token("one"), now);
+            newest.end(error(Reason::NotFound));
+        });
+        assert_eq!(told.await, ["NOT_FOUND"]);
+    }
+
+    #[test]
+    fn what_is_left_counts_from_the_moment_it_is_taken() {
+        for (passed, left) in [(0, 3600), (600, 3000), (4000, 0)] {
+            let aged = aged(token("one"), Duration::from_secs(passed));
+            assert_eq!(aged.expires_in, Some(Duration::from_secs(left)));
+        }
+    }
+}

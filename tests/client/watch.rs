@@ -83,20 +83,6 @@ async fn no_such_entry_is_no_stream_and_a_refusal_is_one_at_once() {
 }
 
 #[tokio::test]
-async fn the_token_of_an_entry_that_was_removed_is_not_told_any_more() {
-    let broker = telling([Told::token("one"), Told::Refused(not_found)]);
-    let mut tokens = watch(&client(&broker)).await;
-    broker.watched_by(0).await;
-    // What the broker has ended, the client has read soon.
-    let told: Vec<_> = std::pin::Pin::new(&mut tokens).collect().await;
-    assert!(
-        matches!(told.last(), Some(Err(Error::NotFound(_)))),
-        "{:?}",
-        told.last()
-    );
-}
-
-#[tokio::test]
 async fn an_answer_that_breaks_the_protocol_ends_the_stream_and_nothing_else() {
     for (script, before) in [
         (vec![Told::NoToken], false),
