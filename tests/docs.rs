@@ -152,6 +152,7 @@ fn the_examples_of_the_configuration_page_are_accepted() {
         "docs/operations.md",
         "docs/login.md",
         "docs/git.md",
+        "docs/envoy.md",
         "README.md",
     ] {
         for example in blocks(&read(name), &["toml"]) {
@@ -200,6 +201,7 @@ fn every_invocation_in_the_documents_is_one_that_works() {
         "docs/operations.md",
         "docs/login.md",
         "docs/git.md",
+        "docs/envoy.md",
     ] {
         let found = blocks(&read(name), &["sh", "console", "bash", "shell"]);
         scripts.extend(found.into_iter().map(|block| (name, block)));
@@ -231,6 +233,7 @@ fn every_flag_that_the_documents_name_exists() {
         "docs/operations.md",
         "docs/login.md",
         "docs/git.md",
+        "docs/envoy.md",
     ] {
         for span in code_spans(&read(name)) {
             let mut words = span.split_whitespace();

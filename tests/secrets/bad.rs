@@ -43,8 +43,8 @@ async fn known_bad_input_is_refused_with_its_reason_by_both_methods() {
         request.encode_to_vec()
     };
     let invalid = |field: &'static str| (Reason::InvalidRequest, Some(field));
-    let too_large = (Reason::MessageTooLarge, None);
-    let table: [(&str, Vec<u8>, (Reason, Option<&str>)); 9] = [
+    let too_large = (Reason::MessageTooLarge, None::<&str>);
+    let table = [
         ("no protobuf", vec![0xff; 9], invalid("message")),
         ("a name that is no text", vec![0x1a, 1, 0xff], invalid("message")),
         ("half a message", vec![0x1a, 9, b'a'], invalid("message")),

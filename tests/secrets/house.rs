@@ -121,7 +121,7 @@ impl House {
     /// What FetchSecrets answers.
     pub(crate) async fn fetch(&self, names: &[&str]) -> Told {
         let answer = self.client().await.fetch_secrets(wanting(names)).await;
-        Told::of(answer.unwrap().into_inner())
+        Told::of(&answer.unwrap().into_inner())
     }
 }
 
@@ -169,7 +169,7 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    fn of(answer: DiscoveryResponse) -> Self {
+    fn of(answer: &DiscoveryResponse) -> Self {
         assert_eq!(answer.type_url, TYPE_URL);
         assert!(!answer.version_info.is_empty());
         let secrets = answer.resources.iter().map(|any| {
@@ -241,7 +241,7 @@ impl Talk {
     /// The next answer, to which nothing is said.
     pub(crate) async fn hear(&mut self) -> Told {
         let answer = soon("an answer", self.answers.message()).await.unwrap().unwrap();
-        let told = Told::of(answer);
+        let told = Told::of(&answer);
         assert_ne!(told.nonce, self.nonce, "each answer has a nonce of its own");
         self.version.clone_from(&told.version);
         self.nonce.clone_from(&told.nonce);

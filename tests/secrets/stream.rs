@@ -76,7 +76,7 @@ async fn what_there_is_not_is_empty_at_once_and_all_alike() {
             assert!(start.elapsed() < secs(1), "{name}");
             talk.is_quiet().await;
         }
-        if names != &absent {
+        if *names != absent {
             assert_eq!(house.store.touched(), touched, "{names:?}");
         }
     }

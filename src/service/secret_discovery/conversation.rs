@@ -183,9 +183,9 @@ impl Conversation {
         let what = "an Envoy did not accept a secret";
         // Once a stream is worth a look; a client that always refuses does not fill the log.
         if std::mem::replace(&mut self.refused, true) {
-            tracing::debug!(sandbox, code = detail.code, said, "{what}");
+            tracing::debug!(sandbox, code = detail.code, %said, "{what}");
         } else {
-            tracing::warn!(sandbox, code = detail.code, said, "{what}");
+            tracing::warn!(sandbox, code = detail.code, %said, "{what}");
         }
     }
 

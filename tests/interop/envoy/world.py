@@ -202,7 +202,7 @@ class Envoy:
         self.directory = FIXTURE / name
         self.directory.mkdir(mode=0o700)
         self.api = self.directory / "api.sock"
-        self.admin = self.directory / "admin.sock"
+        self.admin = FIXTURE / f"{name}-admin.sock"
         text = EXAMPLE
         for old, new in [
             ("/run/user/1000/sandbox-agent", str(self.directory)),
@@ -224,7 +224,7 @@ class Envoy:
         self.process = None
 
     def validate(self):
-        subprocess.run([os.environ["ENVOY"], "--mode", "validate", "-c", self.config], check=True, stderr=sys.stderr)
+        subprocess.run([os.environ["ENVOY"], "--mode", "validate", "-c", self.config], check=True, stdout=sys.stderr)
 
     def start(self):
         log = open(self.directory / "log", "w")
