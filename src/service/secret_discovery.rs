@@ -34,8 +34,9 @@ use crate::{
 pub const NAME: &str = "envoy.service.secret.v3.SecretDiscoveryService";
 /// What a secret is called in an answer.
 const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
-/// How many names all streams of a socket may follow, beside those that each may.
-const SHARED_NAMES: usize = 4096;
+/// How many names all streams of a socket may follow, beside those that each may. A name that the policy allows is looked at
+/// twice a second, and takes some 5 KiB.
+const SHARED_NAMES: usize = 1024;
 
 /// Serves `envoy.service.secret.v3.SecretDiscoveryService`.
 #[derive(Clone)]

@@ -205,7 +205,7 @@ mod tests {
                 retry_after: Duration::from_millis(17),
             },
             Error::TooManyStreams { limit: 64 },
-            Error::TooManyNames { limit: 16 },
+            Error::TooManyNames { limit: 4 },
             Error::Internal("SECRET CAUSE".into()),
         ];
         for error in errors {

@@ -21,10 +21,10 @@ async fn who_follows_very_many_names_leaves_room_for_those_who_follow_a_few() {
             Err(status) => break Failure::of::<()>(Err(status)),
         }
     };
-    // 4096 beside 16 of each.
-    assert_eq!(open.len(), 4096 / (256 - 16));
+    // 1024 beside 4 of each.
+    assert_eq!(open.len(), 1024 / (256 - 4));
     assert_eq!(refused.reason(), Some(Reason::TooManyStreams));
-    assert_eq!(refused.info.metadata["limit"], "16");
+    assert_eq!(refused.info.metadata["limit"], "4");
     let mut few = Talk::begin(client.clone(), wanting(&["token/p/default"]))
         .await
         .unwrap();

@@ -32,8 +32,8 @@ use crate::{
 
 /// With so many bytes of secrets, an answer is sent; the others come with the next.
 const FULL: usize = 32 * 1024;
-/// Names that a stream may always follow; beyond them, all streams of a socket share so many.
-const OWN_NAMES: usize = 16;
+/// Names that a stream may always follow; beyond them, all streams of a socket share some. An Envoy asks for one on each.
+const OWN_NAMES: usize = 4;
 /// A new name costs what a call does, and calls have a rate.
 const PER_NAME: Duration = Duration::from_millis(16);
 /// How many names ahead of its pace a stream may be: all of a request, and as many again.
