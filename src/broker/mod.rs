@@ -49,7 +49,7 @@ pub use scheduler::Jitter;
 use scheduler::ProactiveScheduler;
 pub use stats::BucketStats;
 use stats::Stats;
-use watching::{Board, KeyStanding, Seats};
+use watching::{Board, KeyStanding, Keys, Seats};
 pub use watching::{KeyWatch, Watch};
 
 /// How long a caller waits for an entry's lock before it is told that the entry is busy.
@@ -135,7 +135,9 @@ impl Broker {
         Self {
             inner: Arc::new(Inner {
                 logins: Logins::new(parts.logins.clone(), Arc::clone(coordinator.counts())),
-                keys: Board::default(),
+                keys: Board::new(Keys {
+                    keys: Arc::clone(&parts.keys),
+                }),
                 seats: Seats::default(),
                 coordinator,
                 scheduler,

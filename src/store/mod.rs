@@ -57,6 +57,12 @@ pub trait TokenStore: Send + Sync + 'static {
     /// The entry as it is stored, `None` if there is none. May come from memory, at most 1 s old.
     async fn read(&self, key: &EntryKey) -> Result<Option<Arc<StoredTokens>>, StoreError>;
 
+    /// Those of these entries that are stored otherwise than so, for all that is known. Whoever follows many entries asks
+    /// this of all at once, instead of reading each.
+    async fn changed(&self, known: Vec<(EntryKey, Arc<StoredTokens>)>) -> Vec<EntryKey> {
+        known.into_iter().map(|(key, _)| key).collect()
+    }
+
     /// Every entry, in order of key. An entry that cannot be decrypted is listed, too.
     async fn list(&self) -> Result<Vec<EntryKey>, StoreError>;
 
@@ -156,6 +162,11 @@ impl fmt::Display for Holder {
 pub trait KeyStore: Send + Sync + 'static {
     /// The API key, `None` if there is none. May come from memory, at most 1 s old.
     async fn read(&self, name: &Name) -> Result<Option<Arc<SecretString>>, StoreError>;
+
+    /// As for [`TokenStore::changed`].
+    async fn changed(&self, known: Vec<(Name, Arc<SecretString>)>) -> Vec<Name> {
+        known.into_iter().map(|(name, _)| name).collect()
+    }
 
     /// Every name, in order.
     async fn list(&self) -> Result<Vec<Name>, StoreError>;

@@ -499,6 +499,37 @@ async fn an_unreadable_store_takes_no_token_back_before_its_end() {
     assert_eq!((told, seconds), (NOTHING, 100));
 }
 
+/// A disk that hangs must not keep an expired token good.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_keeps_no_token_beyond_its_end() {
+    let house = House::empty();
+    house.import("", "", 100).await;
+    let mut secret = following(&house.broker).await;
+    assert_eq!(present(&mut secret, 1).await, some("at-0"));
+    pass(1).await;
+    house.store.hold_reads();
+    let began = Instant::now();
+    assert_eq!(present(&mut secret, 1000).await, NOTHING);
+    let after = began.elapsed();
+    assert!((99..=102).contains(&after.as_secs()), "{after:?}");
+    house.store.let_reads_go();
+    house.import("", "", 100).await;
+    assert_eq!(present(&mut secret, 2).await, some("at-0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_taken_back_when_it_ends_and_not_at_the_next_look() {
+    let house = House::empty();
+    house.import("", "", 100).await;
+    let mut secret = following(&house.broker).await;
+    assert_eq!(present(&mut secret, 1).await, some("at-0"));
+    pass(99).await;
+    let began = Instant::now();
+    assert_eq!(present(&mut secret, 10).await, NOTHING);
+    let after = began.elapsed();
+    assert!(after <= Duration::from_millis(1030), "{after:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn who_began_while_the_store_failed_is_told_when_it_is_back() {
     let house = House::with(3600).await;

@@ -348,3 +348,38 @@ async fn a_store_that_was_cleared_away_starts_anew_in_a_running_process() {
     );
     assert!(key_file(&root, "k").parent().is_some_and(|keys| !keys.exists()));
 }
+
+/// One question about many records: those that are stored otherwise are told, whoever wrote them, and no others.
+#[tokio::test]
+async fn what_has_changed_is_told_of_many_records_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let keys: Vec<_> = ["same", "written", "elsewhere", "removed", "corrupt", "old"]
+        .into_iter()
+        .map(|bucket| key("p", bucket))
+        .collect();
+    let mut known = Vec::new();
+    for key in &keys {
+        known.push((key.clone(), put(&store, key, "one").await));
+    }
+    assert!(TokenStore::changed(&store, known.clone()).await.is_empty());
+    assert!(TokenStore::changed(&store, Vec::new()).await.is_empty());
+    put(&store, &keys[1], "two").await;
+    put(&open(directory.path()), &keys[2], "two").await;
+    fs::remove_file(entry_file(directory.path(), "p", "removed")).unwrap();
+    fs::write(entry_file(directory.path(), "p", "corrupt"), b"damaged").unwrap();
+    // Memory has learned of it by itself; whoever knows the old version has not.
+    put(&open(directory.path()), &keys[5], "two").await;
+    tokio::time::sleep(STALE).await;
+    assert_eq!(get(&store, &keys[5]).await.unwrap().as_deref(), Some("two"));
+    let changed = TokenStore::changed(&store, known).await;
+    assert_eq!(changed, keys[1..]);
+
+    let name = name("k");
+    store.write(&name, secret("one"), SOON).await.unwrap();
+    let value = KeyStore::read(&store, &name).await.unwrap().unwrap();
+    let known = vec![(name.clone(), value)];
+    assert!(KeyStore::changed(&store, known.clone()).await.is_empty());
+    open(directory.path()).write(&name, secret("two"), SOON).await.unwrap();
+    assert_eq!(KeyStore::changed(&store, known).await, [name]);
+}

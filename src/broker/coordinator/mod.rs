@@ -39,7 +39,7 @@ pub(super) use self::{held::Writing, removal::Removed};
 use super::{
     counts::Counts,
     timing,
-    watching::{Board, Standing},
+    watching::{Board, Entries, Standing},
 };
 use crate::{
     clock::Clock,
@@ -133,11 +133,11 @@ impl RefreshCoordinator {
         };
         Self {
             shared: Arc::new(Shared {
-                tokens,
-                clock,
+                tokens: Arc::clone(&tokens),
+                clock: Arc::clone(&clock),
                 providers: providers.into_iter().map(|(name, p)| (name, served(p))).collect(),
                 entries: Mutex::default(),
-                board: Board::default(),
+                board: Board::new(Entries { tokens, clock }),
                 holding: watch::Sender::new(()),
                 unsaved: AtomicUsize::new(0),
                 tasks: TaskTracker::new(),

@@ -1,28 +1,37 @@
 //! Following an entry or an API key: what is there at once, and then whatever takes its place.
 //!
 //! Everybody who follows an entry reads at one place (`board`), which is fed by one task: it looks when something of this
-//! broker changed the entry, when a caller's GetToken came upon a change, and twice a second, because another process may
-//! have made one. The entry counts as used all the while, so its renewal is never given up.
+//! broker changed the entry, when a caller's GetToken came upon a change, when the token's time is over, and when the rounds
+//! over all places find that another process has changed it. The entry counts as used all the while, so its renewal is never
+//! given up.
 
 mod board;
 mod seats;
+mod wardens;
 
 use std::{sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{sync::watch, time::timeout};
 
-pub(super) use self::{board::Board, seats::Seats};
-use self::{board::Look, seats::Seat};
+pub(super) use self::{
+    board::Board,
+    seats::Seats,
+    wardens::{Entries, Keys},
+};
+use self::{
+    board::{Look, PAUSE},
+    seats::Seat,
+};
 use super::{Broker, Caller, Error, caller::Named, policy::Right, scheduler::Watching};
 use crate::{
     credential::{AccessToken, EntryKey, Name, Revision},
     store::{StoreError, StoredTokens},
 };
 
-/// How long a place is not looked at while nothing of this broker changes: half of what may pass until a change that another
-/// process made is seen.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How long a look at the store may take before the entry counts as unreadable: a token that expires meanwhile must not be
+/// good for as long as a disk hangs.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long who follows an expired entry waits for its refresh before it is told that there is nothing.
 const FRESHEN: Duration = Duration::from_secs(5);
 
@@ -53,6 +62,15 @@ impl PartialEq for Standing {
             _ => std::mem::discriminant(self) == std::mem::discriminant(other),
         }
     }
+}
+
+/// Why nobody knows how an entry is.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error("the store does not answer")]
+    Late,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// An API key as those see it who follow it; `None`: there is none, or nobody has looked yet.
@@ -153,7 +171,7 @@ impl Broker {
             broker: self.clone(),
             caller: caller.clone(),
             name: name.clone(),
-            place: self.inner.keys.follow(name, KeyStanding::default(), PAUSE, feeder),
+            place: self.inner.keys.follow(name, KeyStanding::default(), feeder),
             told: None,
             unsure: false,
             _seat: seat,
@@ -200,7 +218,7 @@ impl Broker {
             broker: self.clone(),
             caller: caller.clone(),
             key: key.clone(),
-            place: board.follow(key, Standing::Unknown, PAUSE, feeder),
+            place: board.follow(key, Standing::Unknown, feeder),
             first: None,
             told: None,
             begun: false,
@@ -210,8 +228,9 @@ impl Broker {
     }
 
     /// How the entry is now.
-    async fn standing(&self, key: &EntryKey) -> Result<Standing, StoreError> {
-        let Some(stored) = self.inner.coordinator.current(key).await? else {
+    async fn standing(&self, key: &EntryKey) -> Result<Standing, Unread> {
+        let current = timeout(LOOK, self.inner.coordinator.current(key)).await;
+        let Some(stored) = current.map_err(|_elapsed| Unread::Late)?? else {
             return Ok(Standing::Absent);
         };
         if !self.expired(&stored) {

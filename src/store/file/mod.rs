@@ -160,6 +160,10 @@ impl TokenStore for FileStore {
         self.errors.count(Operation::Read, self.tokens.read(key).await)
     }
 
+    async fn changed(&self, known: Vec<(EntryKey, Arc<StoredTokens>)>) -> Vec<EntryKey> {
+        self.tokens.changed(known).await
+    }
+
     async fn list(&self) -> Result<Vec<EntryKey>, StoreError> {
         self.list_with(layout::entries).await
     }
@@ -231,6 +235,10 @@ impl TokenGuard for FileGuard {
 impl KeyStore for FileStore {
     async fn read(&self, name: &Name) -> Result<Option<Arc<SecretString>>, StoreError> {
         self.errors.count(Operation::Read, self.keys.read(name).await)
+    }
+
+    async fn changed(&self, known: Vec<(Name, Arc<SecretString>)>) -> Vec<Name> {
+        self.keys.changed(known).await
     }
 
     async fn list(&self) -> Result<Vec<Name>, StoreError> {

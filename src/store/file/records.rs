@@ -104,6 +104,37 @@ impl<C: Content> Records<C> {
         self.look(key, None).await
     }
 
+    /// Those of the records that are not these very ones of memory any more. One trip to a blocking thread for all: for a
+    /// record that has not changed, the trip costs more than the look.
+    pub(super) async fn changed(self: &Arc<Self>, known: Vec<(C::Key, Arc<C>)>) -> Vec<C::Key> {
+        if known.is_empty() {
+            return Vec::new();
+        }
+        let doing = Doing::new(Operation::Read, "many records");
+        let keys = known.iter().map(|(key, _)| key.clone()).collect();
+        let (this, context) = (Arc::clone(self), doing.clone());
+        let look = off_thread(&doing, Instant::now() + LIMIT, move || {
+            let changed = known.into_iter().filter(|(key, value)| !this.is(key, value, &context));
+            Ok(changed.map(|(key, _)| key).collect())
+        });
+        // Whoever has to know more asks for each.
+        look.await.unwrap_or(keys)
+    }
+
+    /// Whether this is what memory has, and the record's file too.
+    fn is(&self, key: &C::Key, value: &Arc<C>, doing: &Doing) -> bool {
+        let before = self.cache.before(key);
+        let Ok(Some(sealed)) = self.file(key, doing) else {
+            return false;
+        };
+        let fingerprint = Fingerprint::of(&sealed);
+        let Some(known) = before.same(&fingerprint) else {
+            return false;
+        };
+        self.cache.found(key.clone(), &before, fingerprint, known);
+        Arc::ptr_eq(known, value)
+    }
+
     /// The record as its file has it now. A holder of the lock also waits for its own changes under way.
     pub(super) async fn look(
         self: &Arc<Self>,
