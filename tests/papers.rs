@@ -74,7 +74,10 @@ fn every_link_leads_somewhere() {
     let mut checked = 0;
     for document in documents() {
         let text = fs::read_to_string(&document).unwrap();
-        for (_, rest) in text.match_indices("](").map(|(at, found)| text.split_at(at + found.len())) {
+        for (_, rest) in text
+            .match_indices("](")
+            .map(|(at, found)| text.split_at(at + found.len()))
+        {
             let link = rest.split(')').next().unwrap();
             if link.starts_with("http") {
                 continue;
@@ -109,7 +112,10 @@ fn every_test_that_the_threat_model_names_exists() {
     files(&root().join("tests"), "rs", &mut sources);
     let sources: String = sources.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
     let mut checked = 0;
-    for (_, rest) in text.match_indices("` (").map(|(at, found)| text.split_at(at + found.len())) {
+    for (_, rest) in text
+        .match_indices("` (")
+        .map(|(at, found)| text.split_at(at + found.len()))
+    {
         for name in rest.split(')').next().unwrap().split(", ") {
             if name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
                 assert!(
