@@ -202,6 +202,10 @@ fn every_invocation_in_the_documents_is_one_that_works() {
         "docs/login.md",
         "docs/git.md",
         "docs/envoy.md",
+        "clients/README.md",
+        "clients/go/README.md",
+        "clients/node/README.md",
+        "clients/python/README.md",
     ] {
         let found = blocks(&read(name), &["sh", "console", "bash", "shell"]);
         scripts.extend(found.into_iter().map(|block| (name, block)));

@@ -153,11 +153,16 @@ fn a_sandbox_is_answered_by_the_configuration_that_it_can_read() {
         quits(ask("https://absent.example"), 77, "--allow absent");
         quits(ask("https://nokey.example"), 77, "--allow-key absent");
     }
-    // One that can read none knows no host.
+    // One that can read none knows no host, and tells who wants to know.
     is_silent(Answer::with_input(
         serve.client(&host, GET),
         &lines("https://entry.example", ""),
     ));
+    let mut told = serve.client(&host, GET);
+    told.env("RUST_LOG", "info");
+    let told = Answer::with_input(told, &lines("https://entry.example", "")).succeeded();
+    assert_eq!(told.out, "");
+    let _ = told.saying("git is not answered: no [git.HOST] is configured here, and no --host is given");
 }
 
 #[test]

@@ -63,6 +63,9 @@ pub(super) async fn git_credential(
     } else {
         let config = config()?;
         let hosts = config.git.clone();
+        if hosts.is_empty() {
+            tracing::info!("git is not answered: no [git.HOST] is configured here, and no --host is given");
+        }
         if let Some(case) = Case::of(&request, &hosts) {
             case.serve(operation, &request, || Ok(config), environment).await?;
         }
