@@ -1,11 +1,7 @@
 //! What the documents point at is there: files, headings and tests by name. And what stands there to be copied is safe to
 //! copy: no example has a capability that can be guessed.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a failure here is a test's failure"
-)]
+#![expect(clippy::unwrap_used, reason = "a failure here is a test's failure")]
 
 use std::{
     collections::BTreeSet,
