@@ -171,6 +171,7 @@ def test_a_malformed_capability_is_not_shown(kind: type[Any]) -> None:
 def test_nobody_listens(kind: type[Any]) -> None:
     error = Both(kind, socket="/nonexistent/sock").refused(credbroker.Unreachable, "get_token", "github")
     assert "/nonexistent/sock" in error.message
+    assert "Ensure that the sandbox was started correctly" in error.message
     assert error.transient
     assert error.reason is None
     with pytest.raises(credbroker.ConfigurationError, match="107"):

@@ -252,4 +252,10 @@ def from_rpc(error: grpc.RpcError) -> CredbrokerError:
                 elif detail.Unpack(retry):
                     retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     found = _BY_REASON.get(reason) if reason else _BY_CODE.get(code) if code else None
+    if found is Unreachable:
+        # gRPC's own words say what happened, not what to do.
+        message = (
+            "the credential broker cannot be reached. Ensure that the sandbox was started correctly and that its broker "
+            f"runs ({message})"
+        )
     return (found or CredbrokerError)(message, reason=reason, code=code, metadata=metadata, retry_after=retry_after)
