@@ -277,6 +277,10 @@ impl TokenStore for Stamping {
         TokenStore::read(&self.inner, key).await
     }
 
+    async fn changed(&self, known: Vec<(EntryKey, Arc<StoredTokens>)>) -> Vec<EntryKey> {
+        TokenStore::changed(&self.inner, known).await
+    }
+
     async fn list(&self) -> std::result::Result<Vec<EntryKey>, StoreError> {
         TokenStore::list(&self.inner).await
     }
