@@ -1,14 +1,17 @@
-//! An Envoy that does not read.
+//! An Envoy that does not read, and one that comes between.
 
 use bytes::Bytes;
-use credbroker::proto::envoy::{DiscoveryResponse, Secret, Specifier, secret};
+use credbroker::{
+    broker::Caller,
+    proto::envoy::{DiscoveryResponse, Secret, Specifier, secret},
+};
 use http::Request;
 use prost::Message as _;
 use tokio::{net::UnixStream, time::sleep};
 
 use crate::{
     house::{House, secs, soon, wanting},
-    support::wire::frame,
+    support::{key, name, wire::frame},
 };
 
 #[tokio::test(start_paused = true)]
@@ -73,4 +76,27 @@ fn value(message: &[u8]) -> String {
         panic!("no string")
     };
     value
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_and_goes_between_two_looks_of_the_place_is_taken_back() {
+    let house = House::new();
+    let (broker, other, host) = (&house.bench.broker, house.another(), Caller::host());
+    let (entry, api_key) = (key("p", ""), name("k"));
+    let mut token = broker.follow(&host, &entry).await.unwrap();
+    let mut secret = broker.follow_key(&host, &api_key).unwrap();
+    assert!(token.present().await.unwrap().is_none());
+    // It stands at both places that there is nothing.
+    sleep(secs(1)).await;
+    house.import_to(&other, &entry, "at-0", "", 3600).await;
+    other.set_api_key(&api_key, "sk-0".into()).await.unwrap();
+    let start = tokio::time::Instant::now();
+    assert!(token.present().await.unwrap().is_some());
+    assert!(secret.present().await.unwrap().is_some());
+    other.remove_token(&host, &entry).await.unwrap();
+    other.remove_api_key(&api_key).await.unwrap();
+    assert!(start.elapsed().is_zero(), "nobody has looked meanwhile");
+    assert!(soon("the key's end", secret.present()).await.unwrap().is_none());
+    assert!(soon("the token's end", token.present()).await.unwrap().is_none());
+    assert!(start.elapsed() < secs(2));
 }

@@ -100,7 +100,8 @@ pub struct Watch {
     told: Option<Arc<StoredTokens>>,
     /// Whether anything was told, be it that there is nothing.
     begun: bool,
-    /// The last look failed, so that what stands at the place may be no news and unknown all the same.
+    /// The last look failed, or saw something else than what stands at the place: what is so again that stands there is news,
+    /// and no change of the place.
     unsure: bool,
     _seat: Seat,
 }
@@ -330,8 +331,8 @@ impl Watch {
 
     fn begins_with(&mut self, (first, stored): (AccessToken, Arc<StoredTokens>)) {
         self.first = Some(first);
-        self.told = Some(stored);
-        self.unsure = false;
+        self.told = Some(Arc::clone(&stored));
+        self.unsure = *self.place.borrow() != Standing::Token(stored);
     }
 
     /// The token, if it is not the one that was told and has not expired since it was looked at.
@@ -349,7 +350,7 @@ impl Watch {
     /// look is worth it. What cannot be read is as it was, until its end.
     async fn standing(&mut self) -> Standing {
         let standing = self.broker.standing(&self.key).await;
-        self.unsure = standing.is_err();
+        self.unsure = !matches!(&standing, Ok(seen) if *seen == *self.place.borrow());
         standing.unwrap_or_else(|_unreadable| match &self.told {
             Some(told) if !self.broker.expired(told) => Standing::Token(Arc::clone(told)),
             Some(_) | None => Standing::Unreadable,
@@ -372,7 +373,7 @@ impl KeyWatch {
                 self.broker.changed(&mut self.place, self.unsure).await?;
             }
             let now = self.broker.key_standing(&self.name).await;
-            self.unsure = now.is_err();
+            self.unsure = !matches!(&now, Ok(seen) if *seen == *self.place.borrow());
             let now = now.unwrap_or_else(|_unreadable| self.told.clone().unwrap_or_default());
             if self.told.as_ref() == Some(&now) {
                 continue;
