@@ -153,6 +153,7 @@ impl TokenHandle {
         if let Some(other) = self.current().filter(|token| token.revision != revision) {
             return Ok(other);
         }
+        let asked_after = shared.state.borrow().withdrawals();
         let Some(token) = shared.store.refresh_token(&shared.key, Some(revision)).await? else {
             shared.state.send_modify(State::forget);
             return Err(no_entry(&shared.key));
@@ -160,7 +161,7 @@ impl TokenHandle {
         let now = shared.now();
         shared
             .state
-            .send_modify(|state| state.renewed(revision, token.clone(), now));
+            .send_modify(|state| state.renewed(revision, token.clone(), asked_after, now));
         shared.look_after();
         Ok(token)
     }

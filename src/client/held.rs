@@ -69,6 +69,10 @@ pub(super) struct State {
     asking: bool,
     so_far: Counts,
     failure: Option<Error>,
+    /// How often the token was taken back.
+    withdrawals: u64,
+    /// How often it had been when the question began that is under way.
+    asked_after: u64,
     /// The failure is for good.
     over: bool,
     /// Until then nobody asks without need.
@@ -162,6 +166,7 @@ impl State {
             return None;
         }
         self.asking = true;
+        self.asked_after = self.withdrawals;
         Some(if self.watched {
             Question::Token
         } else {
@@ -179,17 +184,30 @@ impl State {
         self.hold(token, now);
     }
 
-    /// The answer to a question for a token. What the stream told meanwhile is newer.
+    /// The answer to a question for a token. What the stream told meanwhile is newer, also that there is none any more: then
+    /// this one may be what was withdrawn, and who still waits asks anew.
     pub(super) fn answered(&mut self, token: AccessToken, now: Duration) {
         self.asking = false;
+        if self.withdrawals != self.asked_after {
+            return;
+        }
         self.so_far.answers += 1;
         if self.current(now).is_none() {
             self.hold(token, now);
         }
     }
 
-    /// The token that took the place of the one that was refused, unless the stream told of another one meanwhile.
-    pub(super) fn renewed(&mut self, refused: &str, token: AccessToken, now: Duration) {
+    /// How often the token was taken back so far.
+    pub(super) fn withdrawals(&self) -> u64 {
+        self.withdrawals
+    }
+
+    /// The token that took the place of the one that was refused, unless the stream told of another one meanwhile, or that
+    /// there is none; `asked_after`: how often that had been when the question began.
+    pub(super) fn renewed(&mut self, refused: &str, token: AccessToken, asked_after: u64, now: Duration) {
+        if self.withdrawals != asked_after {
+            return;
+        }
         let other = |held: &&Held| held.token.revision != refused && held.usable(now);
         if self.held.as_ref().filter(other).is_none() {
             self.hold(token, now);
@@ -216,13 +234,14 @@ impl State {
         self.not_before = now.saturating_add(error.retry_after().unwrap_or_default().max(PAUSE));
         self.over |= matches!(error, Error::ConnectionLost | Error::UnknownVersion(_));
         if withdraws(&error) {
-            self.held = None;
+            self.forget();
         }
         self.failure = Some(error);
     }
 
     /// There is no such entry.
     pub(super) fn forget(&mut self) {
+        self.withdrawals += 1;
         self.held = None;
     }
 
@@ -416,12 +435,32 @@ mod tests {
     #[test]
     fn a_renewed_token_takes_the_place_of_the_refused_one_alone() {
         let mut state = watched(Some(3600.0));
-        state.renewed("one", token("two", Some(3600.0)), START);
+        state.renewed("one", token("two", Some(3600.0)), 0, START);
         assert_eq!(asks(&state, START), "two");
-        state.renewed("one", token("late", Some(3600.0)), START);
+        state.renewed("one", token("late", Some(3600.0)), 0, START);
         assert_eq!(asks(&state, START), "two");
         state.forget();
-        state.renewed("two", token("three", Some(3600.0)), START);
+        state.renewed("two", token("late", Some(3600.0)), 0, START);
+        assert!(state.current(START).is_none());
+        state.renewed("two", token("three", Some(3600.0)), state.withdrawals(), START);
         assert_eq!(asks(&state, START), "three");
+    }
+
+    #[test]
+    fn an_answer_that_comes_after_the_token_was_withdrawn_brings_it_back_to_nobody() {
+        let mut state = watched(Some(10.0));
+        let now = after(9.0);
+        let before = state.so_far();
+        assert_eq!(asks(&state, now), "ask");
+        assert!(matches!(state.ask(), Some(Question::Token)));
+        // The answer is under way on one connection, and the stream of another one says that the entry was removed.
+        state.ended(refused(Reason::NotFound), false, now);
+        assert_eq!(asks(&state, now), "wait");
+        let late = state.so_far();
+        state.answered(token("removed", Some(3600.0)), now);
+        assert!(state.current(now).is_none());
+        assert_eq!(told(state.token(now, before)), "NOT_FOUND");
+        assert_eq!(told(state.token(now, late)), "ask");
+        assert!(matches!(state.ask(), Some(Question::Stream)));
     }
 }
