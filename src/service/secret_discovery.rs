@@ -5,6 +5,7 @@
 
 mod conversation;
 mod names;
+mod rate;
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
@@ -20,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::{
     conversation::Conversation,
     names::{Asking, Value},
+    rate::NameRate,
 };
 use super::{caller, status};
 use crate::{
@@ -37,6 +39,8 @@ const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.t
 /// How many names all streams of a socket may follow, beside those that each may. A name that the policy allows is looked at
 /// twice a second, and takes some 5 KiB.
 const SHARED_NAMES: usize = 1024;
+/// Names that a stream may always follow, and that any call may ask for. An Envoy asks for one on each.
+const OWN_NAMES: usize = 4;
 
 /// Serves `envoy.service.secret.v3.SecretDiscoveryService`.
 #[derive(Clone)]
@@ -44,6 +48,7 @@ pub struct SecretService {
     broker: Broker,
     versions: Versions,
     room: Arc<Semaphore>,
+    rate: NameRate,
 }
 
 impl SecretService {
@@ -54,6 +59,7 @@ impl SecretService {
             broker,
             versions: Versions::new(),
             room: Arc::new(Semaphore::new(SHARED_NAMES)),
+            rate: NameRate::default(),
         }
     }
 
@@ -63,6 +69,8 @@ impl SecretService {
             caller: caller(request)?,
         };
         let names = names::checked(request.get_ref())?;
+        let beyond = names.len().saturating_sub(OWN_NAMES);
+        self.rate.spend(&asking.caller.principal, beyond)?;
         let mut values = names::all(&asking, &names);
         let mut secrets = BTreeMap::new();
         while secrets.len() < names.len()
@@ -95,7 +103,8 @@ impl SecretDiscoveryService for SecretService {
             caller,
         };
         let room = Arc::clone(&self.room);
-        let mut conversation = Conversation::new(asking, self.versions.clone(), room, request.into_inner());
+        let shared = (self.versions.clone(), room, self.rate.clone());
+        let mut conversation = Conversation::new(asking, shared, request.into_inner());
         // What is wrong with the first request is the answer to the call, and stands in its record.
         conversation.begin().await?;
         let answers = stream::unfold(Some(conversation), |conversation| async move {

@@ -51,3 +51,32 @@ async fn who_asks_for_ever_new_names_is_heard_at_a_pace() {
     let took = start.elapsed().as_secs();
     assert!((15..40).contains(&took), "{took}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_very_many_names_in_ever_new_calls_is_refused_and_a_few_names_are_not() {
+    let house = House::new();
+    house.import("", "at-0", "", 3600).await;
+    let names: Vec<String> = (0..256).map(|at| format!("token/outside/{at}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut client = house.client().await;
+    let mut answered = 0;
+    let refused = loop {
+        assert!(answered < 100, "each of these calls writes 256 lines to the audit");
+        match client.fetch_secrets(wanting(&names)).await {
+            Ok(_) => answered += 1,
+            Err(status) => break Failure::of::<()>(Err(status)),
+        }
+    };
+    assert_eq!(refused.reason(), Some(Reason::RateLimited));
+    // 1024 names ahead, beside 4 of each call.
+    assert!((4..8).contains(&answered), "{answered}");
+    // A new stream is no way around, and a few names are what a call may ask for.
+    let status = Talk::begin(client.clone(), wanting(&names)).await.err().unwrap();
+    assert_eq!(Failure::of::<()>(Err(status)).reason(), Some(Reason::RateLimited));
+    assert_eq!(house.fetch(&["token/p/default"]).await.only("token/p/default"), "at-0");
+    let mut few = house.talk(&["token/p/default"]).await;
+    assert_eq!(few.told().await.only("token/p/default"), "at-0");
+    // Who waits is served.
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(client.fetch_secrets(wanting(&names)).await.is_ok());
+}

@@ -21,8 +21,9 @@ use tokio_stream::{Stream as _, StreamMap};
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    Versions,
+    OWN_NAMES, Versions,
     names::{self, Asking, MAX_NAMES, Value, Values},
+    rate::NameRate,
 };
 use crate::{
     broker::Error,
@@ -32,8 +33,6 @@ use crate::{
 
 /// With so many bytes of secrets, an answer is sent; the others come with the next.
 const FULL: usize = 32 * 1024;
-/// Names that a stream may always follow; beyond them, all streams of a socket share some. An Envoy asks for one on each.
-const OWN_NAMES: usize = 4;
 /// A new name costs what a call does, and calls have a rate.
 const PER_NAME: Duration = Duration::from_millis(16);
 /// How many names ahead of its pace a stream may be: all of a request, and as many again.
@@ -55,6 +54,9 @@ pub(super) struct Conversation {
     /// For names beyond those that a stream may always follow.
     permits: HashMap<String, OwnedSemaphorePermit>,
     pace: Pace,
+    rate: NameRate,
+    /// Names that the call still pays for.
+    paid: usize,
     /// How many answers were sent: the nonce of the last.
     sent: u64,
     /// What the last answer told.
@@ -66,8 +68,7 @@ pub(super) struct Conversation {
 impl Conversation {
     pub(super) fn new(
         asking: Asking,
-        versions: Versions,
-        room: Arc<Semaphore>,
+        (versions, room, rate): (Versions, Arc<Semaphore>, NameRate),
         requests: Streaming<DiscoveryRequest>,
     ) -> Self {
         Self {
@@ -79,6 +80,8 @@ impl Conversation {
             room,
             permits: HashMap::new(),
             pace: Pace::new(),
+            rate,
+            paid: OWN_NAMES,
             sent: 0,
             last: BTreeMap::new(),
             refused: false,
@@ -150,10 +153,15 @@ impl Conversation {
             self.followed.remove(&name);
             self.permits.remove(&name);
         }
-        for name in names {
-            if self.followed.contains_key(&name) {
-                continue;
-            }
+        let new: Vec<String> = names
+            .into_iter()
+            .filter(|name| !self.followed.contains_key(name))
+            .collect();
+        // The call pays for the first ones.
+        let paid = std::mem::take(&mut self.paid);
+        let beyond = new.len().saturating_sub(paid);
+        self.rate.spend(&self.asking.caller.principal, beyond)?;
+        for name in new {
             if self.followed.len() - self.permits.len() >= OWN_NAMES {
                 let permit = Arc::clone(&self.room).try_acquire_owned();
                 let permit = permit.map_err(|_none_left| Error::TooManyNames { limit: OWN_NAMES })?;
