@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
+use credbroker::{
+    client::{CredentialStore as _, Error, ProxyTokenStore},
+    credential::EntryKey,
+};
 use tokio::time::Instant;
+use tokio_stream::StreamExt as _;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -11,7 +16,11 @@ use tonic_reflection::pb::v1::{
 };
 use tonic_types::StatusExt as _;
 
-use crate::{broker::Broker, rates::channel, wire::*};
+use crate::{
+    broker::{Broker, PROVIDER},
+    rates::channel,
+    wire::*,
+};
 
 #[tokio::test]
 async fn streams_end_with_a_reason_and_nobody_is_waited_for() {
@@ -86,4 +95,31 @@ async fn a_request_that_does_not_end_is_told_so() {
             .unwrap()
             .success()
     );
+}
+
+/// Each watch is told why it ends, and all of them together hold up the stop no longer than one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_watches_end_with_the_reason_in_time() {
+    let mut broker = Broker::start().await;
+    let client = ProxyTokenStore::new(broker.socket(), None).unwrap();
+    let key = EntryKey::parse(PROVIDER, "").unwrap();
+    let mut watches = Vec::new();
+    for at in 0..1000 {
+        // Within the rate of the socket.
+        if at % 50 == 49 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let mut watch = client.watch_token(&key).await.unwrap().unwrap();
+        watch.next().await.unwrap().unwrap();
+        watches.push(watch);
+    }
+    let start = Instant::now();
+    broker.terminate();
+    for mut watch in watches {
+        let error = watch.next().await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::ShuttingDown(_)), "{error}");
+    }
+    let exit = tokio::task::spawn_blocking(move || broker.wait()).await.unwrap();
+    assert!(exit.success());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
