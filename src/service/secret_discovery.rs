@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::{
     conversation::Conversation,
     names::{Asking, Value},
-    rate::NameRate,
+    rate::Rates,
 };
 use super::{caller, status};
 use crate::{
@@ -48,7 +48,7 @@ pub struct SecretService {
     broker: Broker,
     versions: Versions,
     room: Arc<Semaphore>,
-    rate: NameRate,
+    rates: Rates,
 }
 
 impl SecretService {
@@ -59,7 +59,7 @@ impl SecretService {
             broker,
             versions: Versions::new(),
             room: Arc::new(Semaphore::new(SHARED_NAMES)),
-            rate: NameRate::default(),
+            rates: Rates::default(),
         }
     }
 
@@ -70,7 +70,7 @@ impl SecretService {
         };
         let names = names::checked(request.get_ref())?;
         let beyond = names.len().saturating_sub(OWN_NAMES);
-        self.rate.spend(&asking.caller.principal, beyond)?;
+        self.rates.spend(&asking.caller.principal, beyond)?;
         let mut values = names::all(&asking, &names);
         let mut secrets = BTreeMap::new();
         while secrets.len() < names.len()
@@ -103,7 +103,7 @@ impl SecretDiscoveryService for SecretService {
             caller,
         };
         let room = Arc::clone(&self.room);
-        let shared = (self.versions.clone(), room, self.rate.clone());
+        let shared = (self.versions.clone(), room, self.rates.clone());
         let mut conversation = Conversation::new(asking, shared, request.into_inner());
         // What is wrong with the first request is the answer to the call, and stands in its record.
         conversation.begin().await?;

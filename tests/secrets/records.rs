@@ -121,3 +121,21 @@ async fn no_debug_of_a_message_shows_a_secret() {
     // Neither as text nor as the numbers of bytes.
     assert!(!shown.contains("canary") && !shown.contains("99, 97, 110"), "{shown}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_refuses_on_ever_new_streams_does_not_fill_the_log() {
+    let log = log();
+    let house = House::new();
+    house.import("", "at-0", "", 3600).await;
+    for _ in 0..40 {
+        let mut talk = house.talk(&["token/p/default"]).await;
+        talk.hear().await;
+        talk.refuse("again and again");
+        // The answer to what comes after it: the refusal was heard.
+        talk.want(&["*"]);
+        talk.hear().await;
+    }
+    assert_eq!(house.bench.broker.secrets_rejected(), 40);
+    let told = log.lines("again and again", "did not accept").len();
+    assert!((1..15).contains(&told), "{told}");
+}

@@ -23,7 +23,7 @@ use tonic::{Code, Status, Streaming};
 use super::{
     OWN_NAMES, Versions,
     names::{self, Asking, MAX_NAMES, Value, Values},
-    rate::NameRate,
+    rate::Rates,
 };
 use crate::{
     broker::Error,
@@ -54,7 +54,7 @@ pub(super) struct Conversation {
     /// For names beyond those that a stream may always follow.
     permits: HashMap<String, OwnedSemaphorePermit>,
     pace: Pace,
-    rate: NameRate,
+    rates: Rates,
     /// Names that the call still pays for.
     paid: usize,
     /// How many answers were sent: the nonce of the last.
@@ -68,7 +68,7 @@ pub(super) struct Conversation {
 impl Conversation {
     pub(super) fn new(
         asking: Asking,
-        (versions, room, rate): (Versions, Arc<Semaphore>, NameRate),
+        (versions, room, rates): (Versions, Arc<Semaphore>, Rates),
         requests: Streaming<DiscoveryRequest>,
     ) -> Self {
         Self {
@@ -80,7 +80,7 @@ impl Conversation {
             room,
             permits: HashMap::new(),
             pace: Pace::new(),
-            rate,
+            rates,
             paid: OWN_NAMES,
             sent: 0,
             last: BTreeMap::new(),
@@ -160,7 +160,7 @@ impl Conversation {
         // The call pays for the first ones.
         let paid = std::mem::take(&mut self.paid);
         let beyond = new.len().saturating_sub(paid);
-        self.rate.spend(&self.asking.caller.principal, beyond)?;
+        self.rates.spend(&self.asking.caller.principal, beyond)?;
         for name in new {
             if self.followed.len() - self.permits.len() >= OWN_NAMES {
                 let permit = Arc::clone(&self.room).try_acquire_owned();
@@ -189,8 +189,9 @@ impl Conversation {
         };
         let sandbox = &*self.asking.caller.principal;
         let what = "an Envoy did not accept a secret";
-        // Once a stream is worth a look; a client that always refuses does not fill the log.
-        if std::mem::replace(&mut self.refused, true) {
+        // Once a stream is worth a look; a client that always refuses does not fill the log, nor does one with ever new
+        // streams.
+        if std::mem::replace(&mut self.refused, true) || !self.rates.is_logged(&self.asking.caller.principal) {
             tracing::debug!(sandbox, code = detail.code, %said, "{what}");
         } else {
             tracing::warn!(sandbox, code = detail.code, %said, "{what}");
