@@ -73,6 +73,8 @@ pub(super) struct State {
     withdrawals: u64,
     /// How often it had been when the question began that is under way.
     asked_after: u64,
+    /// The version that was refused last where it was used, and replaced.
+    refused: Option<String>,
     /// The failure is for good.
     over: bool,
     /// Until then nobody asks without need.
@@ -181,7 +183,11 @@ impl State {
             self.so_far.answers += 1;
         }
         self.watched = true;
-        self.hold(token, now);
+        // A message may have been under way when its token was refused and replaced.
+        let refused = self.refused.as_ref() == Some(&token.revision);
+        if !refused || self.current(now).is_none() {
+            self.hold(token, now);
+        }
     }
 
     /// The answer to a question for a token. What the stream told meanwhile is newer, also that there is none any more: then
@@ -207,6 +213,9 @@ impl State {
     pub(super) fn renewed(&mut self, refused: &str, token: AccessToken, asked_after: u64, now: Duration) {
         if self.withdrawals != asked_after {
             return;
+        }
+        if token.revision != refused {
+            self.refused = Some(refused.to_owned());
         }
         let other = |held: &&Held| held.token.revision != refused && held.usable(now);
         if self.held.as_ref().filter(other).is_none() {
@@ -438,6 +447,9 @@ mod tests {
         state.renewed("one", token("two", Some(3600.0)), 0, START);
         assert_eq!(asks(&state, START), "two");
         state.renewed("one", token("late", Some(3600.0)), 0, START);
+        assert_eq!(asks(&state, START), "two");
+        // A message of the stream that was under way brings nothing back that was refused.
+        state.told(token("one", Some(3600.0)), false, START);
         assert_eq!(asks(&state, START), "two");
         state.forget();
         state.renewed("two", token("late", Some(3600.0)), 0, START);
