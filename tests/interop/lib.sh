@@ -160,6 +160,28 @@ hides() {
   ! grep -qF -- "$text" <<<"$output"
 }
 
+# configure_provider NAME CLIENT_ID: names the authorization server of oidc/server.mjs in the configuration; `of FIELD` is what
+# it said of itself.
+configure_provider() {
+  mkdir -p "$fixture/config/credbroker"
+  install -m 0600 /dev/null "$fixture/secret"
+  of client_secret >"$fixture/secret"
+  cat >>"$fixture/config/credbroker/config.toml" <<TOML
+[providers.$1]
+issuer = "$(of issuer)"
+client_id = "$2"
+client_secret_file = "$fixture/secret"
+
+TOML
+}
+
+# import_login NAME: stores what a login at that server would have left behind. The access token is not one of the server's:
+# the first call has to refresh.
+import_login() {
+  jq -n --arg refresh "$(of refresh_token)" '{access_token: "none yet", refresh_token: $refresh, expires_in: 0}' |
+    on_host "$CREDBROKER_BIN" token import "$1"
+}
+
 # start_logins SCRIPT: runs a Python script with what it needs to log in at the authorization server of login/server.mjs.
 # It prints `ok CHECK` or `not ok CHECK: WHY`.
 start_logins() {

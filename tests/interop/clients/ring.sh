@@ -9,7 +9,10 @@ for ci in "$root"/clients/*/ci.sh; do
   language=$(basename "$(dirname "$ci")")
   [[ -f $ci && " ${CLIENTS:-$language} " = *" $language "* ]] && languages+=("$language")
 done
-((${#languages[@]})) || die "there is no such client in clients/: ${CLIENTS:-any}"
+((${#languages[@]})) || die "there is no client in clients/"
+for language in ${CLIENTS:-}; do
+  [[ -f $root/clients/$language/ci.sh ]] || die "there is no such client in clients/: $language"
+done
 
 need jq jq
 need curl curl

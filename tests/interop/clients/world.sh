@@ -14,18 +14,8 @@ coproc server { exec node "$interop/clients/resource.mjs" "$cache/oidc/server.mj
 IFS= read -r -t 60 provider <&"${server[0]}" || die "the provider did not start"
 of() { jq -r ".$1" <<<"$provider"; }
 
-install -m 0600 /dev/null "$fixture/secret"
-of client_secret >"$fixture/secret"
-mkdir -p "$fixture/config/credbroker"
-cat >"$fixture/config/credbroker/config.toml" <<TOML
-[providers.acme]
-issuer = "$(of issuer)"
-client_id = "$(of client_id)"
-client_secret_file = "$fixture/secret"
-TOML
-# The access token is not one of the provider's: the first call has to refresh.
-jq -n --arg refresh "$(of refresh_token)" '{access_token: "none yet", refresh_token: $refresh, expires_in: 0}' |
-  on_host "$CREDBROKER_BIN" token import acme 2>>"$ring/stderr"
+configure_provider acme "$(of client_id)"
+import_login acme 2>>"$ring/stderr"
 
 # The runtime directory and the sessions are the ring's, which is searched for what is left.
 # shellcheck disable=SC2016

@@ -57,20 +57,9 @@ base=http://127.0.0.1:$port steady=http://localhost:$port
 
 # --- what the host stores -------------------------------------------------------------------------------------------------
 
-install -m 0600 /dev/null "$fixture/secret"
-of client_secret >"$fixture/secret"
-mkdir -p "$fixture/config/credbroker"
-cat >"$fixture/config/credbroker/config.toml" <<TOML
-[providers.idp]
-issuer = "$(of issuer)"
-client_id = "$(of client_id)"
-client_secret_file = "$fixture/secret"
-
-[providers.steady]
-issuer = "$(of issuer)"
-client_id = "$(of steady.client_id)"
-client_secret_file = "$fixture/secret"
-
+configure_provider idp "$(of client_id)"
+configure_provider steady "$(of steady.client_id)"
+cat >>"$fixture/config/credbroker/config.toml" <<TOML
 [git."127.0.0.1:$port"]
 entry = "idp"
 
@@ -80,8 +69,7 @@ entry = "steady"
 [git."git.example"]
 entry = "idp"
 TOML
-jq -n --arg refresh "$(of refresh_token)" '{access_token: "none yet", refresh_token: $refresh, expires_in: 0}' |
-  on_host "$CREDBROKER_BIN" token import idp 2>>"$fixture/stderr"
+import_login idp 2>>"$fixture/stderr"
 jq '{access_token: .steady.access_token, refresh_token: .steady.refresh_token, expires_in: 3600}' <<<"$told" |
   on_host "$CREDBROKER_BIN" token import steady 2>>"$fixture/stderr"
 

@@ -15,18 +15,8 @@ coproc server { exec node "$cache/oidc/server.mjs" 2>>"$fixture/stderr"; }
 IFS= read -r -t 30 provider <&"${server[0]}" || die "the provider did not start"
 of() { jq -r ".$1" <<<"$provider"; }
 
-install -m 0600 /dev/null "$fixture/secret"
-of client_secret >"$fixture/secret"
-mkdir -p "$fixture/config/credbroker"
-cat >"$fixture/config/credbroker/config.toml" <<TOML
-[providers.idp]
-issuer = "$(of issuer)"
-client_id = "$(of client_id)"
-client_secret_file = "$fixture/secret"
-TOML
-# The access token is not one of the provider's: the first call has to refresh.
-jq -n --arg refresh "$(of refresh_token)" '{access_token: "none yet", refresh_token: $refresh, expires_in: 0}' |
-  on_host "$CREDBROKER_BIN" token import idp 2>>"$fixture/stderr"
+configure_provider idp "$(of client_id)"
+import_login idp 2>>"$fixture/stderr"
 
 export OIDC_SECONDS=$seconds
 OIDC_PROVIDER=$(jq -c 'del(.refresh_token, .steady)' <<<"$provider")
