@@ -12,7 +12,7 @@ use tonic::Status;
 
 use crate::{
     broker::github,
-    scripted::{Script, Scripted, Told},
+    scripted::{Script, Scripted, Told, runtime},
 };
 
 const HOUR: Option<Duration> = Some(Duration::from_secs(3600));
@@ -265,12 +265,6 @@ async fn a_thousand_handles_on_one_store() {
 
 #[test]
 fn a_handle_is_lost_with_the_runtime_of_its_connection() {
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
     let broker_side = tokio::runtime::Runtime::new().unwrap();
     let broker = broker_side.block_on(async { telling([Told::token("one")]) });
     for _ in 0..20 {

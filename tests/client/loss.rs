@@ -12,7 +12,7 @@ use credbroker::{
 
 use crate::{
     broker::{HOUR, Host, github},
-    scripted::{Script, Scripted},
+    scripted::{Script, Scripted, runtime},
 };
 
 const LOST: &str = "Credential broker connection lost. Restart the session.";
@@ -113,12 +113,6 @@ async fn calls_under_way_are_told_and_none_is_repeated() {
 
 #[test]
 fn a_connection_is_lost_with_the_runtime_that_it_was_made_on() {
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
     let broker_side = tokio::runtime::Runtime::new().unwrap();
     let broker = broker_side.block_on(async { Scripted::start(Script::default()) });
     let store = ProxyTokenStore::new(broker.socket(), None).unwrap();

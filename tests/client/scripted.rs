@@ -525,3 +525,11 @@ impl CredentialBroker for Fake {
         Ok(Response::new(proto::CancelLoginResponse {}))
     }
 }
+
+/// A runtime that a test ends.
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}

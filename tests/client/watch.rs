@@ -10,7 +10,7 @@ use tokio_stream::StreamExt as _;
 
 use crate::{
     broker::github,
-    scripted::{Script, Scripted, Told},
+    scripted::{Script, Scripted, Told, runtime},
 };
 
 const TIME: Duration = Duration::from_secs(20);
@@ -262,12 +262,6 @@ async fn a_broker_of_another_version_is_watched_by_nobody() {
 
 #[test]
 fn a_stream_is_read_on_any_runtime_and_lost_with_the_one_it_was_begun_on() {
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
     let broker_side = tokio::runtime::Runtime::new().unwrap();
     let broker = broker_side.block_on(async { telling([]) });
     let store = client(&broker);
