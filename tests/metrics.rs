@@ -317,14 +317,15 @@ fn an_address_of_loopback_is_answered_and_nothing_else_behind_it() {
 }
 
 #[test]
-fn slow_and_many_clients_keep_nobody_out_for_long() {
+fn slow_and_many_clients_keep_nobody_out() {
     let shown = Shown::start(&[]);
     // Silent ones, more than there is room for.
-    let silent: Vec<UnixStream> = (0..12).map(|_| UnixStream::connect(&shown.path).unwrap()).collect();
+    let silent: Vec<UnixStream> = (0..100).map(|_| UnixStream::connect(&shown.path).unwrap()).collect();
     let began = tokio::time::Instant::now();
     assert_eq!(shown.get("/metrics").status, 200);
     let waited = began.elapsed();
-    assert!(waited < Duration::from_secs(40), "{waited:?}");
+    // Less than any of them may take.
+    assert!(waited < Duration::from_secs(4), "{waited:?}");
     // They were cut, and got nothing but an answer that says why.
     for mut stream in silent {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

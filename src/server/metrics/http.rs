@@ -1,6 +1,6 @@
 //! The HTTP around the metrics: `GET /metrics`, one question a connection, and little time for it.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -13,14 +13,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 
 use super::{Metrics, listen::Listening};
 
-/// Connections at once. The next ones wait until one ends, which takes no longer than [`TIME`].
-const MOST_CONNECTIONS: usize = 8;
+/// Connections at once. For one more the oldest is cut: who asks takes milliseconds, who only holds on may go.
+const MOST_CONNECTIONS: usize = 64;
 /// From accept to the last octet of the answer.
 const TIME: Duration = Duration::from_secs(10);
 /// From accept to the end of the request's header.
@@ -46,14 +46,20 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let listener = Listener::new(listening)?;
     let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => return Ok(()),
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < MOST_CONNECTIONS => match accepted {
+            Some(_) = connections.join_next() => oldest_first.retain(|connection: &AbortHandle| !connection.is_finished()),
+            accepted = listener.accept() => match accepted {
                 Ok(stream) => {
-                    connections.spawn(answer(stream, Arc::clone(&metrics)));
+                    if oldest_first.len() >= MOST_CONNECTIONS
+                        && let Some(oldest) = oldest_first.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    oldest_first.push_back(connections.spawn(answer(stream, Arc::clone(&metrics))));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection for metrics could not be accepted");
