@@ -188,6 +188,21 @@ async fn what_another_process_writes_is_told_within_a_second() {
     assert!(after < Duration::from_secs(1), "{after:?}");
 }
 
+/// The rounds end with the last who follows, and begin anew with the next.
+#[tokio::test(start_paused = true)]
+async fn what_another_process_writes_is_told_to_who_comes_later_too() {
+    let house = House::with(3600).await;
+    drop(watching(&house.broker).await.unwrap());
+    pass(10).await;
+    let mut follower = Follower::of(&house.broker).await;
+    follower.was_told(["at-0"]).await;
+    pass(100).await;
+    refresh(&house.another(), None).await.unwrap();
+    let (got, after) = follower.next().await;
+    assert_eq!(got, token("at-1"));
+    assert!(after < Duration::from_secs(1), "{after:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_caller_comes_upon_is_told_to_all_who_follow() {
     let house = House::with(3600).await;
