@@ -112,6 +112,8 @@ struct Script {
     /// Whether changes and reads may go on.
     changes: watch::Sender<bool>,
     reads: watch::Sender<bool>,
+    /// Whether a look at many records comes back.
+    looks: watch::Sender<bool>,
     /// Changes that have begun.
     begun: watch::Sender<usize>,
     touched: AtomicUsize,
@@ -130,6 +132,7 @@ impl Store {
                 corrupt: Mutex::default(),
                 changes: watch::Sender::new(true),
                 reads: watch::Sender::new(true),
+                looks: watch::Sender::new(true),
                 begun: watch::Sender::new(0),
                 touched: AtomicUsize::new(0),
             }),
@@ -211,6 +214,11 @@ impl Store {
         self.script.reads.send_replace(true);
     }
 
+    /// From now on no look at many records comes back.
+    pub(crate) fn hold_looks(&self) {
+        self.script.looks.send_replace(false);
+    }
+
     /// Waits until so many changes have begun.
     pub(crate) async fn changes_begun(&self, count: usize) {
         self.script
@@ -249,6 +257,11 @@ impl TokenStore for Store {
     async fn read(&self, key: &EntryKey) -> Result<Option<Arc<StoredTokens>>, StoreError> {
         self.touch().await?;
         Ok(self.peek(key).await)
+    }
+
+    async fn changed(&self, known: Vec<(EntryKey, Arc<StoredTokens>)>) -> Vec<EntryKey> {
+        self.script.looks.subscribe().wait_for(|go| *go).await.unwrap();
+        known.into_iter().map(|(key, _)| key).collect()
     }
 
     async fn list(&self) -> Result<Vec<EntryKey>, StoreError> {
