@@ -28,7 +28,7 @@ use super::{
     metrics::Calls,
     peer::{AllowedPeers, Peer},
     recorded::Recorded,
-    routes::Routes,
+    routes::{CREDENTIALS, Routes, SECRETS},
     serve::DRAIN,
     single::OneMessage,
 };
@@ -47,9 +47,6 @@ use crate::{
 const NOT_GRPC: &str = "This socket speaks gRPC: POST over HTTP/2 with content-type application/grpc. \
     Try `grpcurl -plaintext -unix SOCKET list`, or `buf curl --protocol grpc`.\n";
 const WATCH_TOKEN: &str = "/credbroker.v1.CredentialBroker/WatchToken";
-const CREDENTIALS: &str = "/credbroker.v1.CredentialBroker/";
-/// Envoy's secret discovery.
-const SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
 const STREAM_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 const DELTA_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets";
 /// The largest header block of a request: names, values and 32 bytes for each field, as HTTP/2 counts it (RFC 9113

@@ -6,6 +6,11 @@ use http::{Request, Response};
 use tonic::{body::Body, codegen::BoxFuture, server::NamedService, service};
 use tower::{Service, ServiceExt as _};
 
+/// What the paths of the sandbox's own service begin with.
+pub(super) const CREDENTIALS: &str = "/credbroker.v1.CredentialBroker/";
+/// What the paths of Envoy's secret discovery begin with.
+pub(super) const SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
+
 type Answered = BoxFuture<Response<Body>, Infallible>;
 
 /// The services of one socket. Calls of the first, its own, go straight to it: they are nearly all there are, and tonic's

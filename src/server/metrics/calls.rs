@@ -8,10 +8,11 @@ use std::sync::{
 use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use crate::reason::Reason;
+use crate::{
+    reason::Reason,
+    server::routes::{CREDENTIALS, SECRETS},
+};
 
-const SERVICE: &str = "/credbroker.v1.CredentialBroker/";
-const SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/";
 /// The methods of the socket's own service. A test compares them with the protocol.
 pub const METHODS: [&str; 15] = [
     "CancelLogin",
@@ -81,7 +82,7 @@ fn row(path: &str) -> usize {
         let at = OTHERS.iter().position(|other| *other == name);
         METHODS.len() + at.unwrap_or(OTHERS.len() - 1)
     };
-    if let Some(method) = path.strip_prefix(SERVICE) {
+    if let Some(method) = path.strip_prefix(CREDENTIALS) {
         let at = METHODS.iter().position(|known| *known == method);
         return at.unwrap_or_else(|| other("other"));
     }
