@@ -70,6 +70,23 @@ fn leaves() -> Vec<(String, Command)> {
     found
 }
 
+/// What users read of credbroker itself.
+const PAGES: [&str; 6] = [
+    "README.md",
+    "docs/configuration.md",
+    "docs/operations.md",
+    "docs/login.md",
+    "docs/git.md",
+    "docs/envoy.md",
+];
+/// And of the client packages.
+const PACKAGES: [&str; 4] = [
+    "clients/README.md",
+    "clients/go/README.md",
+    "clients/node/README.md",
+    "clients/python/README.md",
+];
+
 #[test]
 fn the_manual_page_is_what_the_command_line_says() {
     expect_page("man/credbroker.1", &pages::manual(&leaves()));
@@ -147,14 +164,7 @@ fn the_examples_of_the_configuration_page_are_accepted() {
     let directory = tempfile::TempDir::new().unwrap();
     let file = directory.path().join("example.toml");
     let environment = credbroker::config::Environment::from_iter([("HOME", "/home/u")]);
-    for name in [
-        "docs/configuration.md",
-        "docs/operations.md",
-        "docs/login.md",
-        "docs/git.md",
-        "docs/envoy.md",
-        "README.md",
-    ] {
+    for name in PAGES {
         for example in blocks(&read(name), &["toml"]) {
             fs::write(&file, &example).unwrap();
             let accepted = if example.contains("[sandboxes.") {
@@ -195,18 +205,7 @@ fn the_readme_mentions_every_command() {
 fn every_invocation_in_the_documents_is_one_that_works() {
     let mut checked = 0;
     let mut scripts = vec![("an example of the manual or of --help", pages::examples(&leaves()))];
-    for name in [
-        "README.md",
-        "docs/configuration.md",
-        "docs/operations.md",
-        "docs/login.md",
-        "docs/git.md",
-        "docs/envoy.md",
-        "clients/README.md",
-        "clients/go/README.md",
-        "clients/node/README.md",
-        "clients/python/README.md",
-    ] {
+    for name in PAGES.into_iter().chain(PACKAGES) {
         let found = blocks(&read(name), &["sh", "console", "bash", "shell"]);
         scripts.extend(found.into_iter().map(|block| (name, block)));
     }
@@ -231,14 +230,7 @@ fn every_flag_that_the_documents_name_exists() {
                 .filter_map(|a| Some(format!("--{}", a.get_long()?))),
         );
     }
-    for name in [
-        "README.md",
-        "docs/configuration.md",
-        "docs/operations.md",
-        "docs/login.md",
-        "docs/git.md",
-        "docs/envoy.md",
-    ] {
+    for name in PAGES {
         for span in code_spans(&read(name)) {
             let mut words = span.split_whitespace();
             let first = words.next().unwrap_or_default();
