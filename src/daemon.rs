@@ -4,21 +4,18 @@
 mod client_secret;
 mod metrics;
 mod providers;
+mod records;
+mod routes;
+mod stores;
 
 use std::{
-    fmt,
-    fs::{DirBuilder, File, OpenOptions},
-    io,
-    os::unix::{
-        fs::{DirBuilderExt as _, OpenOptionsExt as _},
-        net::UnixListener,
-    },
+    fmt, io,
+    os::unix::net::UnixListener,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use tokio::{sync::watch, task::JoinHandle};
-use tonic_health::pb::health_server::HealthServer;
 
 use crate::{
     broker::{
@@ -28,45 +25,27 @@ use crate::{
         policy::Policy,
     },
     clock::{Clock, SystemClock},
-    config::{self, Backend, Config, ConfigError, Environment, MetricsListen},
-    proto::{
-        FILE_DESCRIPTOR_SET, control_broker_server::ControlBrokerServer,
-        credential_broker_server::CredentialBrokerServer,
-    },
+    config::{Config, ConfigError, Environment, MetricsListen},
     server::{
-        Layers, Limits, Routes, Served,
+        Layers, Limits, Served,
         admission::Admission,
         metrics::{Calls, Metrics, MetricsError, Sources, serve as show},
         peer::AllowedPeers,
         serve,
         socket::{BoundSocket, BrokerDir, DirName, Exposure, InheritedSocket, RuntimeDir, SocketError, SocketGuard},
     },
-    service::{
-        CredentialService,
-        control::{About, ControlService},
-        health::HealthService,
-        status::MAX_MESSAGE_SIZE,
-    },
-    store::{
-        KeyStore, StoreError, TokenStore,
-        file::{Diagnosis, FileStore, FileStoreConfig, IdentitySource},
-        memory::MemoryStore,
-    },
+    service::control::About,
+    store::StoreError,
 };
 
-pub use self::providers::{ProviderSummary, Providers, answer_rules, diagnose_providers, providers, summary};
-
-#[cfg(feature = "envoy")]
-use crate::{
-    proto::envoy::{self, secret_discovery_service_server::SecretDiscoveryServiceServer},
-    service::{
-        secret_discovery::{self, SecretService},
-        status::MAX_DISCOVERY_SIZE,
-    },
+pub use self::{
+    providers::{ProviderSummary, Providers, answer_rules, diagnose_providers, providers, summary},
+    stores::diagnose_store,
 };
-
-const CREDENTIAL_BROKER: &str = "credbroker.v1.CredentialBroker";
-const CONTROL_BROKER: &str = "credbroker.v1.ControlBroker";
+use self::{
+    records::audit_file,
+    stores::{Stores, stores},
+};
 
 /// Why a broker could not be put together or started.
 #[derive(Debug, thiserror::Error)]
@@ -191,52 +170,6 @@ fn limits(config: &Config) -> Limits {
     }
 }
 
-/// The two sides of the one backend that was chosen.
-struct Stores {
-    tokens: Arc<dyn TokenStore>,
-    keys: Arc<dyn KeyStore>,
-}
-
-impl Stores {
-    fn both<S: TokenStore + KeyStore + Clone>(store: S) -> Self {
-        Self {
-            tokens: Arc::new(store.clone()),
-            keys: Arc::new(store),
-        }
-    }
-}
-
-fn stores(config: &Config, ephemeral: bool) -> Result<Stores, StartError> {
-    if ephemeral || config.store.backend == Backend::Memory {
-        return Ok(Stores::both(MemoryStore::default()));
-    }
-    Ok(Stores::both(FileStore::open(file_store(config)?)?))
-}
-
-fn file_store(config: &Config) -> Result<FileStoreConfig, ConfigError> {
-    let identity = match &config.store.identity {
-        config::IdentitySource::Own => IdentitySource::Default,
-        config::IdentitySource::File(file) => IdentitySource::File(file.clone()),
-        config::IdentitySource::Command(command) => IdentitySource::Command(command.as_str().to_owned()),
-    };
-    Ok(FileStoreConfig {
-        path: config.store.directory()?.to_owned(),
-        identity,
-        allow_network_fs: config.store.allow_network_fs,
-    })
-}
-
-/// What is right and wrong with the configured store; `None`: nothing is kept, so there is nothing to look at.
-///
-/// # Errors
-/// The configuration does not say where the store is.
-pub async fn diagnose_store(config: &Config) -> Result<Option<Diagnosis>, ConfigError> {
-    match config.store.backend {
-        Backend::Memory => Ok(None),
-        Backend::File => Ok(Some(FileStore::diagnose(file_store(config)?).await)),
-    }
-}
-
 /// The directory that holds the directories of all brokers of this user.
 ///
 /// # Errors
@@ -335,7 +268,7 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
         connections: Arc::clone(&served.connections),
     };
     let mut sandbox_layers = Layers::new(
-        sandbox_routes(&broker)?,
+        routes::sandbox(&broker)?,
         AllowedPeers::own_and(&options.allowed_uids),
         options.admission,
         Some((audit, clock)),
@@ -346,7 +279,7 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
     }
     // The control socket answers nobody but the broker's own user, who needs no capability.
     let control_layers = Layers::new(
-        control_routes(&broker, about)?,
+        routes::control(&broker, about)?,
         AllowedPeers::own_and(&[]),
         Admission::Open(Arc::new(Policy::default())),
         None,
@@ -433,66 +366,5 @@ fn system<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: &'static str)
     move |cause| StartError::System {
         what,
         cause: cause.into(),
-    }
-}
-
-fn sandbox_routes(broker: &Broker) -> Result<Routes, StartError> {
-    let service =
-        CredentialBrokerServer::new(CredentialService::new(broker.clone())).max_decoding_message_size(MAX_MESSAGE_SIZE);
-    let routes = Routes::new(service);
-    #[cfg(feature = "envoy")]
-    let routes = routes.add_service(
-        SecretDiscoveryServiceServer::new(SecretService::new(broker.clone()))
-            .max_decoding_message_size(MAX_DISCOVERY_SIZE),
-    );
-    with_companions(routes, broker, CREDENTIAL_BROKER)
-}
-
-fn control_routes(broker: &Broker, about: About) -> Result<Routes, StartError> {
-    let service = ControlBrokerServer::new(ControlService::new(broker.clone(), about))
-        .max_decoding_message_size(MAX_MESSAGE_SIZE);
-    with_companions(Routes::new(service), broker, CONTROL_BROKER)
-}
-
-/// Health and reflection, as on every socket. Reflection lists this socket's services only.
-fn with_companions(routes: Routes, broker: &Broker, service: &'static str) -> Result<Routes, StartError> {
-    let reflection = || {
-        let reflected = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // Both versions list each other, as other servers have it.
-            .include_reflection_service(false)
-            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
-            // So that tools can show the details of an error.
-            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name(service);
-        #[cfg(feature = "envoy")]
-        let reflected = if service == CREDENTIAL_BROKER {
-            reflected
-                .register_encoded_file_descriptor_set(envoy::FILE_DESCRIPTOR_SET)
-                .with_service_name(secret_discovery::NAME)
-        } else {
-            reflected
-        };
-        reflected
-            .with_service_name("grpc.health.v1.Health")
-            .with_service_name("grpc.reflection.v1.ServerReflection")
-            .with_service_name("grpc.reflection.v1alpha.ServerReflection")
-    };
-    let health = HealthServer::new(HealthService::new(broker.clone(), service));
-    Ok(routes
-        .add_service(health)
-        .add_service(reflection().build_v1().map_err(system("build reflection"))?)
-        .add_service(reflection().build_v1alpha().map_err(system("build reflection"))?))
-}
-
-/// Opens this process's audit file, made anew with the first record: time and pid are its name.
-fn audit_file(dir: PathBuf, clock: Arc<dyn Clock>) -> impl FnMut() -> io::Result<File> + Send {
-    move || {
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        let time = clock.now().wall.strftime("%Y%m%dT%H%M%S%.6fZ");
-        let path = dir.join(format!("{time}-{}.jsonl", std::process::id()));
-        OpenOptions::new().append(true).create_new(true).mode(0o600).open(path)
     }
 }
