@@ -1,5 +1,5 @@
-//! The composition root: the only place that names concrete backends. It puts a broker together, binds its sockets,
-//! spawns its tasks, and takes everything down again.
+//! The composition root, and with `stores` the only place that names concrete backends. It puts a broker together,
+//! binds its sockets, spawns its tasks, and takes everything down again.
 
 mod client_secret;
 mod metrics;
