@@ -2,10 +2,11 @@
 // revokes the whole family. Prints {"issuer", "counts", "refresh_token"} once it listens; `counts` answers with what the
 // provider has seen, and forgets the access token that is posted to it (a revocation would take the refresh token along).
 // `steady` is a second client whose access tokens are good for an hour, and has one. For each line of its standard input it
-// prints the {"refresh_token"} of another login of the first client; ends when that does.
+// prints the {"refresh_token", "access_token"} of another login of the first client; ends when that does.
 import { createServer } from 'node:http';
 import { createInterface } from 'node:readline';
 import { Provider } from 'oidc-provider';
+import MemoryAdapter from 'oidc-provider/lib/adapters/memory_adapter.js';
 
 const LIFETIME = 5;
 const CLIENT = { id: 'credbroker', secret: 'a secret: with /+% and spaces' };
@@ -17,7 +18,10 @@ const listening = (server) =>
 const front = createServer((request, response) => provider.callback()(request, response));
 const issuer = `http://127.0.0.1:${await listening(front)}`;
 
+// What is issued is kept. By itself the package keeps a thousand records, and forgets tokens that are still good.
+const records = new Map();
 const provider = new Provider(issuer, {
+  adapter: (model) => new MemoryAdapter(model, records),
   clients: [CLIENT.id, STEADY].map((id) => ({
     client_id: id,
     client_secret: CLIENT.secret,
@@ -83,5 +87,5 @@ console.log(
   }),
 );
 createInterface({ input: process.stdin })
-  .on('line', async () => console.log(JSON.stringify({ refresh_token: (await granted(CLIENT.id)).refresh_token })))
+  .on('line', async () => console.log(JSON.stringify(await granted(CLIENT.id))))
   .on('close', () => process.exit(0));
