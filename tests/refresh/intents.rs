@@ -86,6 +86,17 @@ async fn every_outcome_but_a_lost_answer_removes_the_mark() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_mark_is_left_in_the_pause_before_what_was_not_processed_is_sent_again() {
+    let house = House::expired().await;
+    house.authority.then([Step::Busy(Some(7)), Step::Rotate(3600)]);
+    let getting = house.getting();
+    house.authority.asked(1).await;
+    pass(3).await;
+    assert!(!house.marked().await);
+    assert_eq!(getting.await.unwrap(), token("at-1"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mark_does_not_change_the_revision() {
     let house = House::with(1000).await;
     let before = house.revision().await;

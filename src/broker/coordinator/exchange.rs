@@ -271,10 +271,11 @@ impl Exchange<'_> {
             .get(times - 1)
             .map(|pause| retry_after.unwrap_or(*pause))
             .filter(|pause| self.began.elapsed().saturating_add(*pause) < OLDEST);
+        // Also before a pause: if this broker dies in it, others need not take the token for spent.
+        self.withdraw(open).await;
         if let Some(pause) = pause {
             return Verdict::Again(pause);
         }
-        self.withdraw(open).await;
         let asked = retry_after.unwrap_or_default().min(LONGEST_HOLD_OFF);
         if self.lost {
             // Nothing more is known of the answer that was lost before.
