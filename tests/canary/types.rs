@@ -94,7 +94,8 @@ const ENVOYS: [&str; 6] = [
 ];
 /// Those that have no place for one: names, times, counts, paths, digests, and words that were checked or fixed.
 const HOLD_NONE: &str = "
-    broker/audit.rs Audit AuditWriter Record
+    broker/audit/line.rs Record
+    broker/audit/mod.rs Audit AuditWriter
     broker/caller.rs Caller Named Subject
     broker/journal.rs Journal
     broker/coordinator/error.rs Asker LoginCause RefreshError

@@ -14,11 +14,12 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
-use serde::Serialize;
+mod line;
+#[cfg(test)]
+mod tests;
 
-use super::caller::{Named, Subject};
-use crate::credential::Name;
+pub use line::Record;
+use line::lines;
 
 /// How many records may wait for the disk. At the highest rate that was ever measured, a disk may stand still for a
 /// quarter of a second; at the default rate of a socket, for half a minute.
@@ -29,84 +30,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 const PLENTY: usize = 2 * 1024;
 /// How many lines go out in one write.
 const LINES: usize = 256;
-
-/// One operation.
-#[derive(Debug, Clone)]
-pub struct Record {
-    /// When the call began.
-    pub time: Timestamp,
-    /// The principal: the sandbox's name. `None`: the call was refused before it was known.
-    pub sandbox: Option<Arc<str>>,
-    /// The peer's uid, as the kernel told at accept.
-    pub peer_uid: Option<u32>,
-    /// The peer's pid, as the kernel told at accept.
-    pub peer_pid: Option<i32>,
-    /// The RPC method's name.
-    pub operation: String,
-    /// What the call is about, as far as it said so.
-    pub subject: Option<Subject>,
-    /// `ok`, `error` or `cancelled` (the caller went away before the answer).
-    pub outcome: &'static str,
-    /// The reason of an error.
-    pub reason: Option<String>,
-}
-
-/// What is written of a [`Record`]. The field order is the order in the line.
-#[derive(Serialize)]
-struct Line<'a> {
-    /// RFC 3339, UTC.
-    time: Timestamp,
-    sandbox: &'a str,
-    peer_uid: Option<u32>,
-    peer_pid: Option<i32>,
-    operation: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bucket: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    /// The first characters of a login session's id.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<&'a str>,
-    outcome: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-}
-
-impl<'a> From<&'a Record> for Line<'a> {
-    fn from(record: &'a Record) -> Self {
-        let named = record.subject.as_ref().and_then(Subject::named);
-        let (entry, provider) = match named {
-            Some(Named::Entry(entry) | Named::Login { entry: Some(entry), .. }) => (Some(entry), Some(&entry.provider)),
-            Some(Named::Provider(provider)) => (None, Some(provider)),
-            Some(Named::Key(_) | Named::Login { entry: None, .. }) | None => (None, None),
-        };
-        let provider = provider.map(Name::as_str);
-        let bucket = entry.map(|entry| entry.bucket.as_str());
-        let key = match named {
-            Some(Named::Key(name)) => Some(name.as_str()),
-            _ => None,
-        };
-        let session = match named {
-            Some(Named::Login { session, .. }) => Some(session.as_str()),
-            _ => None,
-        };
-        Self {
-            time: record.time,
-            sandbox: record.sandbox.as_deref().unwrap_or_default(),
-            peer_uid: record.peer_uid,
-            peer_pid: record.peer_pid,
-            operation: &record.operation,
-            provider,
-            bucket,
-            key,
-            session,
-            outcome: record.outcome,
-            reason: record.reason.as_deref(),
-        }
-    }
-}
 
 /// Takes records. Clones share the queue; with the last one the writer ends.
 #[derive(Debug, Clone)]
@@ -297,121 +220,5 @@ impl Shared {
             // The next record tries again with a new file: the old one may end in half a line.
             *file = None;
         }
-    }
-}
-
-fn lines(records: &[Record]) -> std::io::Result<Vec<u8>> {
-    let mut lines = Vec::with_capacity(256 * records.len());
-    for record in records {
-        serde_json::to_writer(&mut lines, &Line::from(record))?;
-        lines.push(b'\n');
-    }
-    Ok(lines)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::Mutex;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn record(operation: &str) -> Record {
-        Record {
-            time: Timestamp::UNIX_EPOCH,
-            sandbox: Some("line\nbreak".into()),
-            peer_uid: Some(1),
-            peer_pid: None,
-            operation: operation.into(),
-            subject: None,
-            outcome: "ok",
-            reason: None,
-        }
-    }
-
-    #[test]
-    fn every_record_is_one_line_of_json_in_order() {
-        let sink = Sink::default();
-        let copy = sink.clone();
-        let (audit, writer) = Audit::start(move || Ok(copy.clone())).unwrap();
-        for n in 0..500 {
-            audit.record(record(&format!("op{n}")));
-        }
-        writer.finish();
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-        let operations: Vec<String> = text
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["operation"].to_string())
-            .collect();
-        assert_eq!(operations.len(), 500);
-        assert_eq!(operations[499], "\"op499\"");
-    }
-
-    #[test]
-    fn what_cannot_be_written_is_counted_and_the_next_record_tries_again() {
-        let sink = Sink::default();
-        let copy = sink.clone();
-        let mut calls = 0;
-        let (audit, writer) = Audit::start(move || {
-            calls += 1;
-            if calls == 1 {
-                Err(std::io::Error::other("disk full"))
-            } else {
-                Ok(copy.clone())
-            }
-        })
-        .unwrap();
-        audit.record(record("first"));
-        while audit.lost() == 0 {
-            std::thread::yield_now();
-        }
-        audit.record(record("second"));
-        writer.finish();
-        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-        assert!(text.contains("second") && !text.contains("first"));
-    }
-
-    #[test]
-    fn what_does_not_fit_while_the_disk_stands_still_is_counted_and_the_rest_is_written() {
-        let sink = Sink::default();
-        let copy = sink.clone();
-        let (opening, opened) = std::sync::mpsc::channel();
-        let (go_on, stands_still) = std::sync::mpsc::channel::<()>();
-        let (audit, writer) = Audit::start(move || {
-            opening.send(()).unwrap();
-            stands_still.recv().unwrap();
-            Ok(copy.clone())
-        })
-        .unwrap();
-        audit.record(record("first"));
-        opened.recv().unwrap();
-        for _ in 0..QUEUE + 5 {
-            audit.record(record("more"));
-        }
-        assert_eq!(audit.lost(), 5);
-        go_on.send(()).unwrap();
-        writer.finish();
-        let lines = sink.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count();
-        assert_eq!(lines, 1 + QUEUE);
-        audit.record(record("too late"));
-        assert_eq!(audit.lost(), 6);
-    }
-
-    #[test]
-    fn nobody_asked_no_file() {
-        let (audit, writer) = Audit::start(|| -> std::io::Result<Sink> { panic!("opened") }).unwrap();
-        drop(audit);
-        writer.finish();
     }
 }
