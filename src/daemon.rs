@@ -20,7 +20,6 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{
     broker::{
         self, Broker, Parts, Renewals,
-        audit::{Audit, AuditWriter},
         login::{LoginParts, Notices, to_the_log},
         policy::Policy,
     },
@@ -43,7 +42,7 @@ pub use self::{
     stores::diagnose_store,
 };
 use self::{
-    records::audit_file,
+    records::Auditing,
     stores::{Stores, stores},
 };
 
@@ -217,7 +216,7 @@ pub struct Running {
     socket: PathBuf,
     stop: watch::Sender<bool>,
     serving: Vec<JoinHandle<io::Result<()>>>,
-    audit: AuditWriter,
+    audit: Auditing,
     // The guards come last, so that a drop unlinks the sockets before the directory around them.
     _sockets: Vec<SocketGuard>,
     _dir: BrokerDir,
@@ -248,8 +247,8 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
 
     let broker = put_together(config, environment, options.ephemeral, renewed_ahead(), options.notices)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let (audit, writer) = Audit::start(audit_file(config.audit.directory()?.to_owned(), Arc::clone(&clock)))
-        .map_err(system("start the audit writer"))?;
+    let auditing = Auditing::start(&config.audit, &broker, Arc::clone(&clock))?;
+    let audit = auditing.audit.clone();
     let served = Served::default();
     let started = clock.now().wall;
     let calls = Arc::<Calls>::default();
@@ -311,7 +310,7 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
         socket,
         stop,
         serving,
-        audit: writer,
+        audit: auditing,
         _sockets: sockets,
         _dir: dir,
     })
@@ -355,10 +354,7 @@ impl Running {
         }
         // After the calls: what they began at a provider must not be cut off.
         broker.shutdown().await;
-        // The file is written by a thread; waiting for it would block this one.
-        if tokio::task::spawn_blocking(|| audit.finish()).await.is_err() {
-            tracing::error!("the audit file could not be finished");
-        }
+        audit.finish().await;
     }
 }
 

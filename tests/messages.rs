@@ -126,6 +126,7 @@ fn the_brokers_errors_say_what_to_do() {
         Error::ProviderNotFound(key()),
         Error::ShuttingDown,
         Error::DeadlineExceeded { seconds: 1.0 },
+        Error::AuditUnavailable,
         Error::Internal("x".into()),
         Error::invalid_name("provider", &"a b".parse::<Name>().unwrap_err()),
     ];

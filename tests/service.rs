@@ -25,7 +25,7 @@ use std::{
 use credbroker::{
     broker::{
         Caller,
-        audit::Audit,
+        audit::{Audit, Settings},
         page::PageRequest,
         policy::{NamePattern, Policy},
         status::EntryState,
@@ -831,7 +831,10 @@ async fn status_counts_the_logins_that_are_open() {
     let bench = Bench::with_logins(&fake::Store::new(), Policy::host(), login.parts());
     let dir = tempfile::TempDir::new().unwrap();
     let file = dir.path().join("audit");
-    let (audit, _writer) = Audit::start(move || fs::File::create_new(&file)).unwrap();
+    let (audit, _writer) = Audit::start(Settings::default(), move || {
+        Ok(("audit".into(), fs::File::create_new(&file)?))
+    })
+    .unwrap();
     let about = About {
         socket: bench.socket(),
         started: SystemClock::new().now().wall,

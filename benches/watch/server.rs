@@ -18,7 +18,12 @@ use std::{
 
 use async_trait::async_trait;
 use credbroker::{
-    broker::{Broker, Caller, Parts, Renewals, audit::Audit, login::LoginParts, policy::Policy},
+    broker::{
+        Broker, Caller, Parts, Renewals,
+        audit::{Audit, Settings},
+        login::LoginParts,
+        policy::Policy,
+    },
     clock::{Clock as _, SystemClock},
     credential::{AnswerRules, EntryKey, SavedToken, parse_answer},
     proto::{self, credential_broker_server as generated},
@@ -223,7 +228,9 @@ async fn broker(home: &Path, commands: mpsc::Receiver<String>) -> Result<()> {
     let listener = std::os::unix::net::UnixListener::bind(&socket)?;
     listener.set_nonblocking(true)?;
     let file = home.join("audit");
-    let (audit, _writer) = Audit::start(move || fs::File::create_new(&file))?;
+    let (audit, _writer) = Audit::start(Settings::default(), move || {
+        Ok(("audit".into(), fs::File::create_new(&file)?))
+    })?;
     let service = generated::CredentialBrokerServer::new(CredentialService::new(broker.clone()));
     let layers = Layers::new(
         Routes::new(service.max_decoding_message_size(MAX_MESSAGE_SIZE)),

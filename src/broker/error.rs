@@ -212,6 +212,11 @@ pub enum Error {
     /// The store failed.
     #[error("{}", store_message(.0))]
     Store(#[from] StoreError),
+    /// The record of the call cannot be kept, and the host wants nothing to happen without one.
+    #[error(
+        "the host's audit cannot be written, and nothing is handed out without it (`on_full` in [audit]): try again; the host makes room, or mends the permissions of the audit directory"
+    )]
+    AuditUnavailable,
     /// Anything else. The cause is for the log.
     #[error("the broker failed: its log on the host says why")]
     Internal(#[source] Box<dyn StdError + Send + Sync>),
@@ -294,6 +299,7 @@ impl Error {
             Self::Store(StoreError::Corrupt { .. }) => Reason::StoreCorrupt,
             Self::Store(StoreError::NewerFormat { .. } | StoreError::Unavailable { .. }) => Reason::StoreUnavailable,
             Self::Store(StoreError::Busy { .. }) => Reason::LockTimeout,
+            Self::AuditUnavailable => Reason::StoreUnavailable,
             Self::Internal(_) => Reason::InternalError,
         }
     }
@@ -356,6 +362,7 @@ impl Error {
             | Self::RequestTooSlow { .. }
             | Self::RateLimited { .. }
             | Self::Store(_)
+            | Self::AuditUnavailable
             | Self::Internal(_) => Vec::new(),
         }
     }

@@ -3,7 +3,8 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    audit::{Audit, Record},
+    Error,
+    audit::{Audit, Full, Record},
     caller::{Named, Subject},
 };
 use crate::{clock::Clock, reason::Reason};
@@ -26,27 +27,36 @@ impl Journal {
         Self(Some(Arc::new(Open { audit, clock, call })))
     }
 
-    /// A credential was delivered.
-    pub fn told(&self, named: Named) {
-        self.write(named, "ok", None);
+    /// A credential is about to be delivered.
+    ///
+    /// # Errors
+    /// [`Error::AuditUnavailable`]: it must not be delivered.
+    pub fn tell(&self, named: Named) -> Result<(), Error> {
+        let Some(open) = &self.0 else { return Ok(()) };
+        open.audit
+            .record_before(open.line(named, "ok", None))
+            .map_err(|Full| Error::AuditUnavailable)
     }
 
     /// The stream ended for this reason.
     pub fn ended(&self, named: Named, reason: Reason) {
-        self.write(named, "error", Some(reason.as_str().to_owned()));
-    }
-
-    fn write(&self, named: Named, outcome: &'static str, reason: Option<String>) {
         let Some(open) = &self.0 else { return };
+        open.audit
+            .record(open.line(named, "error", Some(reason.as_str().to_owned())));
+    }
+}
+
+impl Open {
+    fn line(&self, named: Named, outcome: &'static str, reason: Option<String>) -> Record {
         let subject = Subject::default();
         subject.is(named);
-        open.audit.record(Record {
-            time: open.clock.now().wall,
+        Record {
+            time: self.clock.now().wall,
             subject: Some(subject),
             outcome,
             reason,
-            ..open.call.clone()
-        });
+            ..self.call.clone()
+        }
     }
 }
 

@@ -23,7 +23,7 @@ mod watching;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -38,6 +38,7 @@ use crate::{
     oauth::Provider,
     store::{KeyStore, StoreError, StoreErrors, TokenStore},
 };
+use audit::Audit;
 pub use caller::Caller;
 use coordinator::RefreshCoordinator;
 use counts::Counts;
@@ -111,6 +112,8 @@ struct Inner {
     seats: Seats,
     /// Deliveries since the start, for `GetBucketStats`, `status` and nothing else.
     stats: Stats,
+    /// What keeps the record of its calls, if anything does.
+    audit: OnceLock<Audit>,
     /// Set once, when the broker begins to stop: from then on no call is begun.
     stopping: AtomicBool,
 }
@@ -143,6 +146,7 @@ impl Broker {
                 scheduler,
                 parts,
                 stats: Stats::default(),
+                audit: OnceLock::new(),
                 stopping: AtomicBool::new(false),
             }),
         }
@@ -252,7 +256,32 @@ impl Broker {
     pub async fn check(&self) -> Result<(), Error> {
         self.begin()?;
         self.inner.coordinator.check()?;
+        if self.inner.audit.get().is_some_and(|audit| audit.check().is_err()) {
+            return Err(Error::AuditUnavailable);
+        }
         Ok(self.inner.parts.tokens.check().await?)
+    }
+
+    /// The keys of the audit chain, one of each identity of the store; the first is the one to write with. None: nothing is
+    /// encrypted, or this is a new store and `make` does not ask for an identity.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`]: the identity cannot be had.
+    pub async fn audit_keys(&self, make: bool) -> Result<Vec<audit::chain::Key>, StoreError> {
+        let tokens = &self.inner.parts.tokens;
+        let secrets = tokens.derive_keys(audit::chain::KEY_INFO, make).await?;
+        let ids = tokens.derive_keys(audit::chain::KEY_ID_INFO, make).await?;
+        Ok(secrets
+            .into_iter()
+            .zip(&ids)
+            .map(|(secret, id)| audit::chain::Key::new(secret, id))
+            .collect())
+    }
+
+    /// Has the broker's health depend on the record of its calls, where nothing happens without one. The first one counts.
+    pub fn depends_on(&self, audit: Audit) {
+        // A second one would be another composition root.
+        let _ = self.inner.audit.set(audit);
     }
 
     /// What happened since the broker started.

@@ -9,6 +9,7 @@
 //! This module reads files and never writes one; it runs no command and fetches no URL. It also reads the two files that
 //! say who may connect to a `serve`: [`PolicyFile`] and the capability's, [`read_capability_file`].
 
+mod audit;
 mod capability_file;
 mod environment;
 mod error;
@@ -32,6 +33,7 @@ use std::{
 };
 
 pub use self::{
+    audit::{AuditConfig, OnFull},
     capability_file::{Capability, read_capability_file},
     environment::{CAPABILITY, Environment, SOCKET},
     error::ConfigError,
@@ -57,7 +59,7 @@ pub use crate::oauth::Endpoint;
 pub struct Config {
     /// Where token sets and API keys are kept.
     pub store: StoreConfig,
-    /// Where the audit files are.
+    /// Where the audit files are, and how they are written.
     pub audit: AuditConfig,
     /// How much a sandbox may ask of the broker.
     pub limits: LimitsConfig,
@@ -92,24 +94,6 @@ impl StoreConfig {
     /// It is not set, and there is no home directory.
     pub fn directory(&self) -> Result<&Path, ConfigError> {
         needed(self.path.as_deref(), "store.path", "XDG_DATA_HOME")
-    }
-}
-
-/// `[audit]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AuditConfig {
-    /// The directory of the audit files. `None`: it is not set, and there is no home to put it in; see
-    /// [`AuditConfig::directory`].
-    pub path: Option<PathBuf>,
-}
-
-impl AuditConfig {
-    /// The directory of the audit files, for those who need it.
-    ///
-    /// # Errors
-    /// It is not set, and there is no home directory.
-    pub fn directory(&self) -> Result<&Path, ConfigError> {
-        needed(self.path.as_deref(), "audit.path", "XDG_STATE_HOME")
     }
 }
 
@@ -240,6 +224,7 @@ impl Config {
             },
             audit: AuditConfig {
                 path: env.state_home().map(|home| home.join("credbroker/audit")),
+                ..AuditConfig::default()
             },
             limits: LimitsConfig::default(),
             login: LoginConfig::default(),
@@ -250,7 +235,7 @@ impl Config {
         for section in &sections {
             match (section.kind(), section.name()) {
                 (STORE, _) => config.store.apply(section)?,
-                (AUDIT, _) => config.audit.path = section.path("path")?.or(config.audit.path),
+                (AUDIT, _) => config.audit.apply(section)?,
                 (LOGIN, _) => {
                     if let Some(timeout) = section.seconds("timeout_seconds")? {
                         config.login.timeout = timeout;

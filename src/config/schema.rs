@@ -1,7 +1,7 @@
 //! Every key there is: one table for the check of unknown keys, the messages and the documentation.
 
-use super::Backend;
 use super::providers::{ClientAuth, Flow, Preset, RedirectHost, TokenRequestFormat};
+use super::{Backend, OnFull};
 
 /// One key of the configuration file or of the policy file.
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +130,8 @@ pub const KEYS: &[Key] = &[
     key(STORE, "identity_command", Kind::Command, "none", "a command that prints the age identity; instead of identity_file"),
     key(STORE, "allow_network_fs", Kind::Flag, "false", "whether the file store may be on a network file system, where locks may not hold"),
     key(AUDIT, "path", Kind::Path, "$XDG_STATE_HOME/credbroker/audit", "the directory of the audit files"),
+    key(AUDIT, "on_full", Kind::Choice(OnFull::NAMES), "serve", "what happens to calls while the audit cannot be written: serve answers them and counts the lost lines, refuse refuses them"),
+    key(AUDIT, "max_file_mib", Kind::Count, "64", "how many MiB an audit file has before the next one takes over"),
     key(LIMITS, "requests_per_second", Kind::Count, "60", "how many calls a second one connection may make; twice as many at once"),
     key(LIMITS, "requests_per_second_per_socket", Kind::Count, "600", "how many calls a second, and at once, all connections of a socket may make together"),
     key(LIMITS, "connections", Kind::Count, "256", "how many connections a socket may have"),

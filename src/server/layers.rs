@@ -174,7 +174,13 @@ impl ConnectionLayers {
 
     /// The order of checks: the first that fails answers. What comes behind them (message validation, policy,
     /// existence) is the order within each method of the service and the broker.
-    fn check<B>(&self, method: &str, request: &Request<B>, rate: Result<(), Error>) -> Result<Passed, Error> {
+    fn check<B>(
+        &self,
+        method: &str,
+        request: &Request<B>,
+        rate: Result<(), Error>,
+        recorded: Option<&Recorded>,
+    ) -> Result<Passed, Error> {
         let Shared { allowed, admission, .. } = &*self.layers.shared;
         let peer = allowed.check(self.connection.peer())?;
         header_block(request)?;
@@ -190,6 +196,7 @@ impl ConnectionLayers {
                 caller
             }
         };
+        recorded.map_or(Ok(()), Recorded::check)?;
         Ok(Passed { caller, stream })
     }
 
@@ -199,9 +206,9 @@ impl ConnectionLayers {
         mut request: Request<Incoming>,
         rate: Result<(), Error>,
     ) -> (Response<Body>, Option<OpenStream>) {
-        let mut recorded = self.recorded(method);
+        let mut recorded = self.recorded(method).await;
         let over = rate.is_err();
-        let (response, stream) = match self.check(method, &request, rate) {
+        let (response, stream) = match self.check(method, &request, rate, recorded.as_ref()) {
             Err(error) => {
                 // What is held back is the answer, not the request.
                 drop(request);
@@ -283,7 +290,7 @@ impl ConnectionLayers {
     }
 
     /// The record of a credential operation; none for health, reflection and the version handshake.
-    fn recorded(&self, method: &str) -> Option<Recorded> {
+    async fn recorded(&self, method: &str) -> Option<Recorded> {
         let operation = method
             .strip_prefix(CREDENTIALS)
             .or_else(|| method.strip_prefix(SECRETS))?;
@@ -303,7 +310,7 @@ impl ConnectionLayers {
             outcome: "cancelled",
             reason: None,
         };
-        Some(Recorded::new(audit.clone(), record))
+        Some(Recorded::new(audit.clone(), record).await)
     }
 }
 

@@ -8,8 +8,8 @@ use tonic_types::StatusExt as _;
 use super::complete;
 use crate::{
     broker::{
-        Caller,
-        audit::{Audit, Record},
+        Caller, Error,
+        audit::{Audit, Full, Place, Record},
         journal::Journal,
     },
     clock::Clock,
@@ -19,14 +19,27 @@ use crate::{
 /// A record in the making. If the caller goes away first, the drop writes it as `cancelled`.
 pub(super) struct Recorded {
     audit: Audit,
+    /// Where it goes.
+    place: Result<Place, Full>,
     record: Option<Record>,
 }
 
 impl Recorded {
-    pub(super) fn new(audit: Audit, record: Record) -> Self {
+    /// Its room in the queue is taken before anything else of the call happens.
+    pub(super) async fn new(audit: Audit, record: Record) -> Self {
+        let place = audit.reserve().await;
         Self {
             audit,
+            place,
             record: Some(record),
+        }
+    }
+
+    /// What must not happen without a record may happen.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        match self.place {
+            Ok(_) => Ok(()),
+            Err(Full) => Err(Error::AuditUnavailable),
         }
     }
 
@@ -65,8 +78,10 @@ impl Recorded {
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        if let Some(record) = self.record.take() {
-            self.audit.record(record);
+        let Some(record) = self.record.take() else { return };
+        match std::mem::replace(&mut self.place, Err(Full)) {
+            Ok(place) => self.audit.record_at(place, record),
+            Err(Full) => self.audit.refused(),
         }
     }
 }

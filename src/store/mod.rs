@@ -13,6 +13,7 @@ use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use secrecy::SecretString;
+use zeroize::Zeroizing;
 
 pub use self::counts::StoreErrors;
 use crate::credential::{EntryKey, Intent, Name, Revision, TokenSet};
@@ -78,6 +79,16 @@ pub trait TokenStore: Send + Sync + 'static {
 
     /// Whether the store can be read now and, after a failed write, whether it can be written again.
     async fn check(&self) -> Result<(), StoreError>;
+
+    /// Secrets that are derived from what decrypts the store, one of each identity, for uses of their own: `info` says which.
+    /// The first is that of the identity that comes first. None: nothing is encrypted. The identity itself never leaves.
+    ///
+    /// # Errors
+    /// The identity cannot be had. It is made if this is a new store and `make` asks for it; else there is none.
+    async fn derive_keys(&self, info: &'static str, make: bool) -> Result<Vec<Zeroizing<[u8; 32]>>, StoreError> {
+        let _ = (info, make);
+        Ok(Vec::new())
+    }
 
     /// How often it failed, with API keys, too. `None`: it does not count.
     fn errors(&self) -> Option<&StoreErrors> {

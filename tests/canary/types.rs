@@ -34,7 +34,8 @@ use crate::scanner::Scanner;
 const SECRET: &str = "rt-canary-\"debug\"-8c2f6a4e";
 
 /// Public types of `src/` whose `Debug` is shown something secret below, or beside the type if only that can be.
-const CAN_HOLD_A_SECRET: [&str; 28] = [
+const CAN_HOLD_A_SECRET: [&str; 29] = [
+    "broker/audit/chain.rs Key",
     "broker/login/session.rs SessionId",
     "client/handle.rs TokenHandle",
     "client/login.rs LoginPrompt",
@@ -94,8 +95,11 @@ const ENVOYS: [&str; 6] = [
 ];
 /// Those that have no place for one: names, times, counts, paths, digests, and words that were checked or fixed.
 const HOLD_NONE: &str = "
+    broker/audit/chain.rs Link
     broker/audit/line.rs Record
-    broker/audit/mod.rs Audit AuditWriter
+    broker/audit/mod.rs Audit AuditWriter Full KeySlot OnFull Place Settings
+    broker/audit/series.rs Found Judged Verdict
+    broker/audit/verify.rs Checked End Fault SealedBy Wrong
     broker/caller.rs Caller Named Subject
     broker/journal.rs Journal
     broker/coordinator/error.rs Asker LoginCause RefreshError
@@ -112,6 +116,7 @@ const HOLD_NONE: &str = "
     broker/timing/renewal.rs Due Interest
     cli/args.rs Cli Command DoctorArgs KeyCommand LogFormat Rights RunArgs SandboxKind ServeArgs StatusArgs TokenCommand
     cli/args.rs LoginArgs LogoutArgs TokenGetArgs TokenImportArgs TokenRefreshArgs
+    cli/args/audit.rs AuditCommand AuditShowArgs AuditVerifyArgs Since
     cli/args/git.rs GitCredentialArgs
     client/connect.rs ConnectError
     client/error.rs Error Refusal
@@ -122,7 +127,8 @@ const HOLD_NONE: &str = "
     config/error.rs ConfigError
     config/git.rs GitConfig GitHost GitSecret InvalidHost
     config/metrics.rs MetricsConfig MetricsListen
-    config/mod.rs AuditConfig LimitsConfig LoginConfig
+    config/audit.rs AuditConfig
+    config/mod.rs LimitsConfig LoginConfig
     config/policy_file.rs PolicyFile Sandbox
     config/schema.rs Key Kind
     credential/answer.rs AnswerRules InvalidAnswer NotAnAnswer

@@ -24,7 +24,7 @@ use std::{
 use credbroker::{
     broker::{
         Broker, Parts, Renewals,
-        audit::{Audit, AuditWriter},
+        audit::{Audit, AuditWriter, Settings},
         login::LoginParts,
         policy::Policy,
     },
@@ -161,9 +161,13 @@ impl Host {
     }
 }
 
+/// The records of an audit file, without its first and last line.
 fn json_lines(file: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(file).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.filter(|line| line.get("event").is_none()).collect()
 }
 
 fn hex(name: &str) -> String {
@@ -261,8 +265,7 @@ pub(crate) struct Bench {
     dir: TempDir,
     pub(crate) broker: Broker,
     audit: AuditWriter,
-    stop: oneshot::Sender<()>,
-    serving: JoinHandle<std::io::Result<()>>,
+    bound: Bound,
 }
 
 impl Bench {
@@ -305,36 +308,60 @@ impl Bench {
     /// A socket for this broker.
     pub(crate) fn around(broker: Broker, admission: Admission) -> Self {
         let dir = TempDir::new().unwrap();
+        let file = dir.path().join("audit");
+        let (audit, writer) = Audit::start(Settings::default(), move || {
+            Ok(("audit".into(), std::fs::File::create_new(&file)?))
+        })
+        .unwrap();
+        let layers = layers_with(&broker, AllowedPeers::own_and(&[]), admission, Some(audit));
+        Self {
+            dir,
+            broker,
+            audit: writer,
+            bound: Bound::new(layers),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.bound.socket()
+    }
+
+    /// Stops in order; what the audit file holds then.
+    pub(crate) async fn stop(self) -> Vec<serde_json::Value> {
+        self.broker.begin_shutdown();
+        self.bound.stop().await;
+        tokio::task::spawn_blocking(|| self.audit.finish()).await.unwrap();
+        json_lines(&self.dir.path().join("audit"))
+    }
+}
+
+/// These layers on a real socket.
+pub(crate) struct Bound {
+    dir: TempDir,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Bound {
+    pub(crate) fn new(layers: Layers) -> Self {
+        let dir = TempDir::new().unwrap();
         let listener = std::os::unix::net::UnixListener::bind(dir.path().join("sock")).unwrap();
         listener.set_nonblocking(true).unwrap();
-        let file = dir.path().join("audit");
-        let (audit, writer) = Audit::start(move || std::fs::File::create_new(&file)).unwrap();
-        let layers = layers_with(&broker, AllowedPeers::own_and(&[]), admission, Some(audit));
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve(listener, layers, Served::default(), async {
             // A dropped sender is a stop as well.
             let _ = stopped.await;
         }));
-        Self {
-            dir,
-            broker,
-            audit: writer,
-            stop,
-            serving,
-        }
+        Self { dir, stop, serving }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("sock")
     }
 
-    /// Stops in order; what the audit file holds then.
-    pub(crate) async fn stop(self) -> Vec<serde_json::Value> {
-        self.broker.begin_shutdown();
+    pub(crate) async fn stop(self) {
         let _ = self.stop.send(());
         self.serving.await.unwrap().unwrap();
-        tokio::task::spawn_blocking(|| self.audit.finish()).await.unwrap();
-        json_lines(&self.dir.path().join("audit"))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The lines of the record: one JSON object each, in the order of the fields.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -34,6 +34,8 @@ pub struct Record {
 /// What is written of a [`Record`]. The field order is the order in the line.
 #[derive(Serialize)]
 struct Line<'a> {
+    /// Its number in the file.
+    n: u64,
     /// RFC 3339, UTC.
     time: Timestamp,
     sandbox: &'a str,
@@ -54,8 +56,8 @@ struct Line<'a> {
     reason: Option<&'a str>,
 }
 
-impl<'a> From<&'a Record> for Line<'a> {
-    fn from(record: &'a Record) -> Self {
+impl<'a> Line<'a> {
+    fn new(n: u64, record: &'a Record) -> Self {
         let named = record.subject.as_ref().and_then(Subject::named);
         let (entry, provider) = match named {
             Some(Named::Entry(entry) | Named::Login { entry: Some(entry), .. }) => (Some(entry), Some(&entry.provider)),
@@ -73,6 +75,7 @@ impl<'a> From<&'a Record> for Line<'a> {
             _ => None,
         };
         Self {
+            n,
             time: record.time,
             sandbox: record.sandbox.as_deref().unwrap_or_default(),
             peer_uid: record.peer_uid,
@@ -88,12 +91,73 @@ impl<'a> From<&'a Record> for Line<'a> {
     }
 }
 
-/// The lines of some records, as they go to the disk.
-pub(super) fn lines(records: &[Record]) -> std::io::Result<Vec<u8>> {
-    let mut lines = Vec::with_capacity(256 * records.len());
-    for record in records {
-        serde_json::to_writer(&mut lines, &Line::from(record))?;
-        lines.push(b'\n');
-    }
-    Ok(lines)
+/// What a line says that is about the file and not about a call. The field order is the order in the line.
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub(super) enum Event<'a> {
+    /// The file begins.
+    Begin {
+        time: Timestamp,
+        /// The file's own name.
+        file: &'a str,
+        /// Random: no two files begin alike.
+        id: &'a str,
+        pid: u32,
+        version: &'a str,
+        /// The name of the key; none: there is no key.
+        key: Option<&'a str>,
+        /// The file that this one goes on from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        previous: Option<Previous<'a>>,
+    },
+    /// Here lines are missing.
+    Gap {
+        time: Timestamp,
+        /// Records of calls that were answered.
+        lost: u64,
+        /// Calls that were refused because no record could be kept.
+        refused: u64,
+    },
+    /// The file ends.
+    End {
+        time: Timestamp,
+        /// How many records it has.
+        records: u64,
+        /// The file that goes on from here.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<&'a str>,
+    },
+}
+
+/// Where a chain comes from.
+#[derive(Serialize)]
+pub(super) struct Previous<'a> {
+    pub(super) file: &'a str,
+    /// The MAC of its last line.
+    pub(super) mac: &'a str,
+}
+
+/// A line that is no record.
+#[derive(Serialize)]
+struct Numbered<'a> {
+    n: u64,
+    #[serde(flatten)]
+    event: &'a Event<'a>,
+}
+
+/// Appends a record, ready to be sealed.
+pub(super) fn record(lines: &mut Vec<u8>, n: u64, record: &Record) -> io::Result<()> {
+    open_ended(lines, &Line::new(n, record))
+}
+
+/// Appends an event, ready to be sealed.
+pub(super) fn event(lines: &mut Vec<u8>, n: u64, event: &Event<'_>) -> io::Result<()> {
+    open_ended(lines, &Numbered { n, event })
+}
+
+/// JSON that lacks its closing brace.
+fn open_ended(lines: &mut Vec<u8>, object: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *lines, object)?;
+    lines.pop();
+    Ok(())
 }

@@ -1,10 +1,14 @@
 //! The record of what was asked: one JSON line per credential operation, without any secret.
 //!
 //! Calls hand their record to a bounded queue and never wait for the disk; one thread writes. It writes the first record
-//! at once and then pauses, so that a busy broker wakes it some dozens of times a second and not with every call. What does
-//! not fit into the queue, or cannot be written, is counted and shown by `credbroker status`.
+//! at once and then pauses, so that a busy broker wakes it some dozens of times a second and not with every call. Every line
+//! hangs on the one before ([`chain`]); what reads them again is [`verify`].
+//!
+//! When the queue is full or the disk refuses, [`OnFull`] decides: calls go on and the lost lines are counted, or calls are
+//! refused before anything happens. For the latter each call has its place in the queue before it begins.
 
 use std::{
+    fmt,
     io::Write,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -14,12 +18,20 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
+
+use crate::clock::{Clock, SystemClock};
+
+pub mod chain;
 mod line;
+pub mod series;
 #[cfg(test)]
 mod tests;
+pub mod verify;
+mod writer;
 
+use chain::Key;
 pub use line::Record;
-use line::lines;
 
 /// How many records may wait for the disk. At the highest rate that was ever measured, a disk may stand still for a
 /// quarter of a second; at the default rate of a socket, for half a minute.
@@ -28,8 +40,58 @@ const QUEUE: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(20);
 /// So many records end the pause: what waits stays small, also when calls come fast.
 const PLENTY: usize = 2 * 1024;
-/// How many lines go out in one write.
-const LINES: usize = 256;
+/// How long a call waits at the start for the file, where nothing is handed out without it.
+const OPENING: Duration = Duration::from_secs(15);
+/// How large a file becomes before the next one takes over.
+const FILE: u64 = 64 * 1024 * 1024;
+
+/// What happens to calls whose record cannot be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFull {
+    /// They are answered; the lines that are lost are counted.
+    #[default]
+    Serve,
+    /// They are refused before anything happens.
+    Refuse,
+}
+
+/// How the lines are written.
+#[derive(Clone)]
+pub struct Settings {
+    /// What happens when they cannot be.
+    pub on_full: OnFull,
+    /// A file of so many bytes is closed, and another one goes on.
+    pub file_size: u64,
+    /// Whether a key will be told ([`KeySlot`]) when it is wanted.
+    pub keyed: bool,
+    /// For the lines that are about no call.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            on_full: OnFull::default(),
+            file_size: FILE,
+            keyed: false,
+            clock: Arc::new(SystemClock::new()),
+        }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("on_full", &self.on_full)
+            .field("file_size", &self.file_size)
+            .field("keyed", &self.keyed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// No record can be kept now, so nothing may happen that would need one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
 
 /// Takes records. Clones share the queue; with the last one the writer ends.
 #[derive(Debug, Clone)]
@@ -44,6 +106,19 @@ pub struct AuditWriter {
     thread: JoinHandle<()>,
 }
 
+/// Room in the queue for the record of one call.
+#[derive(Debug)]
+#[must_use = "the room is free again when this is dropped"]
+pub struct Place(Option<Arc<Shared>>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.queue().reserved -= 1;
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Sender(Arc<Shared>);
 
@@ -53,22 +128,48 @@ impl Drop for Sender {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    settings: Settings,
     queue: Mutex<Queue>,
     /// There is something for the writer to do before its pause is over.
     wake: Condvar,
+    disk: watch::Sender<Disk>,
+    wish: watch::Sender<Wish>,
     lost: AtomicU64,
     failed_calls: AtomicU64,
+    /// What no line tells yet.
+    untold_lost: AtomicU64,
+    untold_refused: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     records: Vec<Record>,
+    /// Places of calls that are under way.
+    reserved: usize,
     writer: Writer,
+    key: Told,
     /// Nothing is taken any more: the writer ends, even if some call that was cut off still holds an [`Audit`]. What waits is
     /// written before.
     finished: bool,
+}
+
+impl Queue {
+    fn is_full(&self) -> bool {
+        self.records.len() + self.reserved >= QUEUE
+    }
+}
+
+/// What is known of the key.
+#[derive(Debug, Clone, Default)]
+enum Told {
+    /// Nothing yet.
+    #[default]
+    Nothing,
+    /// There is none, or not yet.
+    None,
+    Key(Key),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,15 +183,48 @@ enum Writer {
     Waits,
 }
 
+/// Whether the key is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    None,
+    Wanted,
+    Told,
+}
+
+/// Whether lines can be written, as far as the last try said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    /// Nothing was tried yet.
+    Opens,
+    Takes,
+    Refuses,
+}
+
 impl Audit {
-    /// Starts the writer. `open` is called with the first record, so that a broker nobody asks leaves no file.
+    /// Starts the writer. `open` makes a new file and says its name; it is called with the first record, so that a broker
+    /// nobody asks leaves no file, but at once if nothing may happen without a record.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn start<W: Write>(
-        open: impl FnMut() -> std::io::Result<W> + Send + 'static,
+        settings: Settings,
+        open: impl FnMut() -> std::io::Result<(String, W)> + Send + 'static,
     ) -> std::io::Result<(Self, AuditWriter)> {
-        let shared = Arc::new(Shared::default());
+        let refuses = settings.on_full == OnFull::Refuse;
+        let shared = Arc::new(Shared {
+            queue: Mutex::new(Queue {
+                key: if settings.keyed { Told::Nothing } else { Told::None },
+                ..Queue::default()
+            }),
+            settings,
+            wake: Condvar::new(),
+            disk: watch::Sender::new(if refuses { Disk::Opens } else { Disk::Takes }),
+            wish: watch::Sender::new(if refuses { Wish::Wanted } else { Wish::None }),
+            lost: AtomicU64::new(0),
+            failed_calls: AtomicU64::new(0),
+            untold_lost: AtomicU64::new(0),
+            untold_refused: AtomicU64::new(0),
+        });
         let of_writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("audit".into())
@@ -103,30 +237,70 @@ impl Audit {
         Ok((Self { sender }, writer))
     }
 
-    /// Hands over a record. Never waits for the disk; a full queue loses the record and counts it.
+    /// Room for the record of a call that is about to begin. Where calls are answered in any case there is always room.
+    ///
+    /// # Errors
+    /// [`Full`]: the call must not be answered.
+    pub async fn reserve(&self) -> Result<Place, Full> {
+        let shared = &self.sender.0;
+        if shared.settings.on_full == OnFull::Serve {
+            return Ok(Place(None));
+        }
+        let mut disk = shared.disk.subscribe();
+        // Beyond that time it counts as one that refuses; the sender cannot go away, it is ours.
+        let _ = tokio::time::timeout(OPENING, disk.wait_for(|disk| *disk != Disk::Opens)).await;
+        let mut queue = shared.room()?;
+        queue.reserved += 1;
+        drop(queue);
+        Ok(Place(Some(Arc::clone(shared))))
+    }
+
+    /// Whether a call that began now would be refused for want of a record.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn check(&self) -> Result<(), Full> {
+        match self.sender.0.settings.on_full {
+            OnFull::Serve => Ok(()),
+            OnFull::Refuse => self.sender.0.room().map(drop),
+        }
+    }
+
+    /// Hands over the record of a call that has its place. Never waits for the disk.
+    pub fn record_at(&self, mut place: Place, record: Record) {
+        let shared = &*self.sender.0;
+        let mut queue = shared.queue();
+        if place.0.take().is_some() {
+            queue.reserved -= 1;
+        }
+        shared.push(queue, record);
+    }
+
+    /// Hands over a record that nobody relies on. Never waits for the disk; a full queue loses the record and counts it.
     pub fn record(&self, record: Record) {
         let shared = &*self.sender.0;
-        if record.outcome != "ok" {
-            shared.failed_calls.fetch_add(1, Ordering::Relaxed);
-        }
-        let mut queue = shared.queue();
-        if queue.finished || queue.records.len() >= QUEUE {
-            drop(queue);
-            shared.lost.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        queue.records.push(record);
-        let wanted = match queue.writer {
-            Writer::Busy => false,
-            Writer::Pauses => queue.records.len() == PLENTY,
-            Writer::Waits => true,
+        shared.push(shared.queue(), record);
+    }
+
+    /// Hands over the record of what is about to be delivered.
+    ///
+    /// # Errors
+    /// [`Full`]: it must not be delivered.
+    pub fn record_before(&self, record: Record) -> Result<(), Full> {
+        let shared = &*self.sender.0;
+        let queue = match shared.settings.on_full {
+            OnFull::Serve => shared.queue(),
+            OnFull::Refuse => shared.room()?,
         };
-        if wanted {
-            // Once is enough: whoever comes next need not wake it again.
-            queue.writer = Writer::Busy;
-            drop(queue);
-            shared.wake.notify_one();
-        }
+        shared.push(queue, record);
+        Ok(())
+    }
+
+    /// A call was refused that has no place for a record: the file tells how many.
+    pub fn refused(&self) {
+        let shared = &*self.sender.0;
+        shared.failed_calls.fetch_add(1, Ordering::Relaxed);
+        shared.untold_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Records that were lost since the start.
@@ -143,6 +317,30 @@ impl Audit {
 }
 
 impl AuditWriter {
+    /// Waits until somebody wants the key; see [`Settings::keyed`].
+    pub fn wants_key(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut wish = self.shared.wish.subscribe();
+        async move {
+            // An error means that the writer is gone, and never wants it.
+            if wish.wait_for(|wish| *wish == Wish::Wanted).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until the key is told, if anybody wants it.
+    pub async fn key_is_settled(&self) {
+        let mut wish = self.shared.wish.subscribe();
+        // The sender lives as long as this.
+        let _ = wish.wait_for(|wish| *wish != Wish::Wanted).await;
+    }
+
+    /// What tells the key, once it is wanted.
+    #[must_use]
+    pub fn key_slot(&self) -> KeySlot {
+        KeySlot(Arc::clone(&self.shared))
+    }
+
     /// Waits until everything handed over so far is written. Blocks.
     pub fn finish(self) {
         self.shared.finish();
@@ -152,9 +350,70 @@ impl AuditWriter {
     }
 }
 
+/// Where the key is told.
+#[derive(Debug, Clone)]
+pub struct KeySlot(Arc<Shared>);
+
+impl KeySlot {
+    /// Tells the key. `None`: it cannot be had now; lines are written without one, until it is told.
+    pub fn tell(&self, key: Option<Key>) {
+        self.0.queue().key = key.map_or(Told::None, Told::Key);
+        self.0.wish.send_replace(Wish::Told);
+        self.0.wake.notify_one();
+    }
+}
+
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue, if a record that has to be written has room in it.
+    fn room(&self) -> Result<MutexGuard<'_, Queue>, Full> {
+        if *self.disk.borrow() != Disk::Takes {
+            return Err(Full);
+        }
+        let queue = self.queue();
+        if queue.is_full() || queue.finished {
+            return Err(Full);
+        }
+        Ok(queue)
+    }
+
+    fn push(&self, mut queue: MutexGuard<'_, Queue>, record: Record) {
+        if record.outcome != "ok" {
+            self.failed_calls.fetch_add(1, Ordering::Relaxed);
+        }
+        if queue.finished || queue.is_full() {
+            drop(queue);
+            self.lose(1);
+            return;
+        }
+        queue.records.push(record);
+        let wants_key = matches!(queue.key, Told::Nothing);
+        let wanted = match queue.writer {
+            Writer::Busy => false,
+            Writer::Pauses => queue.records.len() == PLENTY,
+            Writer::Waits => true,
+        };
+        if wanted {
+            // Once is enough: whoever comes next need not wake it again.
+            queue.writer = Writer::Busy;
+        }
+        drop(queue);
+        if wanted {
+            self.wake.notify_one();
+        }
+        if wants_key {
+            let wants = |wish: &mut Wish| *wish == Wish::None && std::mem::replace(wish, Wish::Wanted) == Wish::None;
+            self.wish.send_if_modified(wants);
+        }
+    }
+
+    fn lose(&self, lines: usize) {
+        let lines = u64::try_from(lines).unwrap_or(u64::MAX);
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+        self.untold_lost.fetch_add(lines, Ordering::Relaxed);
     }
 
     fn finish(&self) {
@@ -162,63 +421,7 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Puts what waits to be written into `records`, which is empty, as soon as there is something; `false`: nothing comes
-    /// any more. `pause`: to be left alone for a while before.
-    fn take(&self, records: &mut Vec<Record>, pause: bool) -> bool {
-        let mut queue = self.queue();
-        if pause {
-            queue.writer = Writer::Pauses;
-            let waited = self
-                .wake
-                .wait_timeout_while(queue, PAUSE, |queue| !queue.finished && queue.records.len() < PLENTY);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        queue.writer = Writer::Waits;
-        let waited = self
-            .wake
-            .wait_while(queue, |queue| !queue.finished && queue.records.is_empty());
-        queue = waited.unwrap_or_else(PoisonError::into_inner);
-        queue.writer = Writer::Busy;
-        std::mem::swap(&mut queue.records, records);
-        !records.is_empty()
-    }
-
-    fn write_all<W: Write>(&self, mut open: impl FnMut() -> std::io::Result<W>) {
-        let mut file: Option<W> = None;
-        let mut records = Vec::new();
-        let mut pause = false;
-        while self.take(&mut records, pause) {
-            for records in records.chunks(LINES) {
-                self.write(records, &mut file, &mut open);
-            }
-            records.clear();
-            // What a rush has made large need not stay so.
-            records.shrink_to(LINES);
-            pause = true;
-        }
-    }
-
-    /// Writes some lines at once.
-    fn write<W: Write>(&self, records: &[Record], file: &mut Option<W>, open: &mut impl FnMut() -> std::io::Result<W>) {
-        let written = lines(records).and_then(|lines| match file {
-            Some(file) => file.write_all(&lines),
-            None => {
-                let mut opened = open()?;
-                opened.write_all(&lines)?;
-                *file = Some(opened);
-                Ok(())
-            }
-        });
-        if let Err(error) = written {
-            let lost = u64::try_from(records.len()).unwrap_or(u64::MAX);
-            self.lost.fetch_add(lost, Ordering::Relaxed);
-            tracing::error!(
-                %error,
-                lines = records.len(),
-                "audit lines are lost: make room or mend the permissions of the audit directory"
-            );
-            // The next record tries again with a new file: the old one may end in half a line.
-            *file = None;
-        }
+    fn is_finished(&self) -> bool {
+        self.queue().finished
     }
 }

@@ -142,10 +142,10 @@ impl Broker {
         caller.require(Right::Read, key)?;
         let mut watch = self.attach(caller, key)?;
         match timeout(FRESHEN, self.usable(caller, key, Duration::ZERO)).await {
-            Ok(Ok(first)) => {
-                watch.begins_with(first);
-                caller.journal.told(Named::Entry(key.clone()));
-            }
+            Ok(Ok(first)) => match caller.journal.tell(Named::Entry(key.clone())) {
+                Ok(()) => watch.begins_with(first),
+                Err(error) => tracing::debug!(entry = %key, %error, "an entry is followed whose token is held back"),
+            },
             // Who follows is told that there is none; why, is for the host.
             Ok(Err(error)) => {
                 tracing::debug!(entry = %key, %error, "an entry is followed that has no token to hand out");
@@ -282,7 +282,7 @@ impl Watch {
             self.changed().await?;
             match self.standing().await {
                 Standing::Token(stored) => {
-                    if let Some(token) = self.news(stored) {
+                    if let Some(token) = self.news(stored)? {
                         return Ok(token);
                     }
                 }
@@ -310,11 +310,12 @@ impl Watch {
         loop {
             self.changed().await?;
             match self.standing().await {
-                Standing::Token(stored) => {
-                    if let Some(token) = self.news(stored) {
-                        return Ok(Some(token));
-                    }
-                }
+                Standing::Token(stored) => match self.news(stored) {
+                    Ok(Some(token)) => return Ok(Some(token)),
+                    Ok(None) => {}
+                    // It stays as it was: a stream that ended would not tell of a removal either.
+                    Err(_held_back) => self.unsure = true,
+                },
                 Standing::Unknown => {}
                 Standing::Absent
                 | Standing::NeedsLogin
@@ -336,14 +337,18 @@ impl Watch {
     }
 
     /// The token, if it is not the one that was told and has not expired since it was looked at.
-    fn news(&mut self, stored: Arc<StoredTokens>) -> Option<AccessToken> {
+    fn news(&mut self, stored: Arc<StoredTokens>) -> Result<Option<AccessToken>, Error> {
         if self.told.as_ref().is_some_and(|told| told.revision == stored.revision) {
-            return None;
+            return Ok(None);
         }
-        let token = self.broker.hand_out(&self.key, &stored).ok()?;
+        if self.broker.expired(&stored) {
+            return Ok(None);
+        }
+        // First, so that what is held back is not counted as handed out.
+        self.caller.journal.tell(Named::Entry(self.key.clone()))?;
+        let token = self.broker.hand_out(&self.key, &stored).ok();
         self.told = Some(stored);
-        self.caller.journal.told(Named::Entry(self.key.clone()));
-        Some(token)
+        Ok(token)
     }
 
     /// How the entry is now. What stands at the place may have been seen before the first token was: it only says that a
@@ -378,11 +383,19 @@ impl KeyWatch {
             if self.told.as_ref() == Some(&now) {
                 continue;
             }
-            self.told = Some(now.clone());
             if now.0.is_some() {
+                if self.caller.journal.tell(Named::Key(self.name.clone())).is_err() {
+                    // Held back, and looked at again: nothing yet, or what was told before.
+                    self.unsure = true;
+                    if self.told.is_none() {
+                        self.told = Some(KeyStanding::default());
+                        return Ok(None);
+                    }
+                    continue;
+                }
                 self.broker.inner.stats.delivered_key();
-                self.caller.journal.told(Named::Key(self.name.clone()));
             }
+            self.told = Some(now.clone());
             return Ok(now.0);
         }
     }

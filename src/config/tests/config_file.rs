@@ -91,7 +91,7 @@ fn the_messages_read_like_this() {
 #[test]
 fn sections_of_other_versions_are_unknown() {
     assert!(error("\n[sandboxes.n]\n", 2).contains("unknown section"));
-    assert!(error("[audit]\non_full = 'serve'", 2).contains("unknown key \"audit.on_full\""));
+    assert!(error("[audit]\non_empty = 'serve'", 2).contains("unknown key \"audit.on_empty\""));
 }
 
 #[test]
@@ -106,6 +106,8 @@ allow_network_fs = true
 
 [audit]
 path = "audit"
+on_full = "refuse"
+max_file_mib = 8
 
 [providers.mine]
 authorization_endpoint = "https://a.example/authorize"
@@ -143,6 +145,8 @@ client_secret_env = "GITHUB_SECRET"
     assert!(config.store.allow_network_fs);
     assert!(matches!(&config.store.identity, IdentitySource::Command(c) if c.as_str() == "pass show identity"));
     assert_eq!(config.audit.directory().unwrap(), Path::new("/etc/cb/audit"));
+    assert_eq!(config.audit.on_full, OnFull::Refuse);
+    assert_eq!(config.audit.max_file_mib.map(u32::from), Some(8));
     let mine = &config.providers[&"mine".parse().unwrap()];
     assert_eq!(
         mine.token_endpoint.as_ref().unwrap().to_string(),

@@ -13,6 +13,7 @@ fn variables_override_single_keys() {
         ("CREDBROKER_STORE_IDENTITY_FILE", "/identity"),
         ("CREDBROKER_STORE_ALLOW_NETWORK_FS", "false"),
         ("CREDBROKER_AUDIT_PATH", "/variable"),
+        ("CREDBROKER_AUDIT_ON_FULL", "refuse"),
         ("CREDBROKER_LIMITS_CONNECTIONS", "7"),
         ("CREDBROKER_LOGIN_TIMEOUT_SECONDS", "30"),
         (SOCKET, "/s"),
@@ -29,6 +30,7 @@ fn variables_override_single_keys() {
         assert_eq!(config.store.identity, IdentitySource::File("/identity".into()));
         assert!(!config.store.allow_network_fs);
         assert_eq!(config.audit.directory().unwrap(), Path::new("/variable"));
+        assert_eq!(config.audit.on_full, OnFull::Refuse);
         assert_eq!(config.limits.connections.map(u32::from), Some(7));
         assert_eq!(config.limits.streams, None);
         assert_eq!(config.login.timeout.as_secs(), 30);
@@ -81,7 +83,7 @@ fn unknown_variables_are_named_with_the_nearest() {
         ),
         ("CREDBROKER_SOKCET", "did you mean \"CREDBROKER_SOCKET\"?"),
         ("CREDBROKER_CAPABILTY", "did you mean \"CREDBROKER_CAPABILITY\"?"),
-        ("CREDBROKER_AUDIT_ON_FULL", "did you mean \"CREDBROKER_AUDIT_PATH\"?"),
+        ("CREDBROKER_AUDIT_ON_FUL", "did you mean \"CREDBROKER_AUDIT_ON_FULL\"?"),
         (
             "CREDBROKER_PROVIDERS_X_CLIENT_ID",
             "providers are set in the configuration file only",

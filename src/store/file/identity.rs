@@ -19,8 +19,10 @@ use std::{
 };
 
 use age::x25519;
+use hkdf::Hkdf;
 use rustix::fs::OFlags;
 use secrecy::ExposeSecret as _;
+use sha2::Sha256;
 use tokio::{
     sync::Mutex as AsyncMutex,
     task::spawn_blocking,
@@ -57,6 +59,21 @@ pub(super) struct Identities {
 impl Identities {
     pub(super) fn all(&self) -> &[x25519::Identity] {
         &self.all
+    }
+
+    /// A secret of each for a use of its own (HKDF-SHA-256, RFC 5869): whoever has it cannot tell the identity.
+    pub(super) fn derive(&self, info: &str) -> Vec<Zeroizing<[u8; 32]>> {
+        let derive = |identity: &x25519::Identity| {
+            let text = identity.to_string();
+            let mut secret = Zeroizing::new([0; 32]);
+            let derived = Hkdf::<Sha256>::new(None, text.expose_secret().as_bytes());
+            #[expect(clippy::expect_used, reason = "HKDF-SHA-256 gives up to 255 times 32 bytes")]
+            derived
+                .expand(info.as_bytes(), &mut *secret)
+                .expect("32 bytes can be derived");
+            secret
+        };
+        self.all.iter().map(derive).collect()
     }
 
     /// Parses an age identity file. The message says where it fails, never what is there.

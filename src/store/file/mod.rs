@@ -42,6 +42,7 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use self::{
     blocking::{Doing, LIMIT, off_thread},
@@ -193,6 +194,13 @@ impl TokenStore for FileStore {
             probed.map_err(|cause| context.failed(cause))
         });
         self.errors.count(Operation::Write, probed.await)
+    }
+
+    async fn derive_keys(&self, info: &'static str, make: bool) -> Result<Vec<Zeroizing<[u8; 32]>>, StoreError> {
+        let look = if make { Look::Make } else { Look::Current };
+        let identities = self.shared.identity.get(look, Instant::now() + LIMIT).await;
+        let identities = self.errors.count(Operation::Open, identities)?;
+        Ok(identities.map_or_else(Vec::new, |identities| identities.derive(info)))
     }
 
     fn errors(&self) -> Option<&StoreErrors> {

@@ -1,13 +1,18 @@
 //! The queue and its writer.
 
+mod files;
+mod refusing;
+mod tampering;
+
 use std::{
     io::Write,
     sync::{Arc, Mutex},
 };
 
 use jiff::Timestamp;
+use zeroize::Zeroizing;
 
-use super::{Audit, QUEUE, Record};
+use super::{Audit, QUEUE, Record, Settings, chain::Key, verify};
 
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);
@@ -20,6 +25,15 @@ impl Write for Sink {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+fn key() -> Key {
+    Key::new(Zeroizing::new([7; 32]), &[9; 32])
+}
+
+/// What is said of these bytes by who has the key.
+fn checked(bytes: &[u8]) -> verify::Checked {
+    verify::check(bytes, &[key()]).unwrap()
 }
 
 fn record(operation: &str) -> Record {
@@ -39,15 +53,17 @@ fn record(operation: &str) -> Record {
 fn every_record_is_one_line_of_json_in_order() {
     let sink = Sink::default();
     let copy = sink.clone();
-    let (audit, writer) = Audit::start(move || Ok(copy.clone())).unwrap();
+    let (audit, writer) = Audit::start(Settings::default(), move || Ok(("audit".into(), copy.clone()))).unwrap();
     for n in 0..500 {
         audit.record(record(&format!("op{n}")));
     }
     writer.finish();
     let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
-    let operations: Vec<String> = text
+    let lines = text
         .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["operation"].to_string())
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let operations: Vec<String> = lines
+        .filter_map(|line| line.get("operation").map(ToString::to_string))
         .collect();
     assert_eq!(operations.len(), 500);
     assert_eq!(operations[499], "\"op499\"");
@@ -58,12 +74,12 @@ fn what_cannot_be_written_is_counted_and_the_next_record_tries_again() {
     let sink = Sink::default();
     let copy = sink.clone();
     let mut calls = 0;
-    let (audit, writer) = Audit::start(move || {
+    let (audit, writer) = Audit::start(Settings::default(), move || {
         calls += 1;
         if calls == 1 {
             Err(std::io::Error::other("disk full"))
         } else {
-            Ok(copy.clone())
+            Ok(("audit".into(), copy.clone()))
         }
     })
     .unwrap();
@@ -83,10 +99,10 @@ fn what_does_not_fit_while_the_disk_stands_still_is_counted_and_the_rest_is_writ
     let copy = sink.clone();
     let (opening, opened) = std::sync::mpsc::channel();
     let (go_on, stands_still) = std::sync::mpsc::channel::<()>();
-    let (audit, writer) = Audit::start(move || {
+    let (audit, writer) = Audit::start(Settings::default(), move || {
         opening.send(()).unwrap();
         stands_still.recv().unwrap();
-        Ok(copy.clone())
+        Ok(("audit".into(), copy.clone()))
     })
     .unwrap();
     audit.record(record("first"));
@@ -98,14 +114,18 @@ fn what_does_not_fit_while_the_disk_stands_still_is_counted_and_the_rest_is_writ
     go_on.send(()).unwrap();
     writer.finish();
     let lines = sink.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count();
-    assert_eq!(lines, 1 + QUEUE);
+    // The first one and the last one, and one that tells of the loss.
+    assert_eq!(lines, 3 + 1 + QUEUE);
     audit.record(record("too late"));
     assert_eq!(audit.lost(), 6);
 }
 
 #[test]
 fn nobody_asked_no_file() {
-    let (audit, writer) = Audit::start(|| -> std::io::Result<Sink> { panic!("opened") }).unwrap();
+    let (audit, writer) = Audit::start(Settings::default(), || -> std::io::Result<(String, Sink)> {
+        panic!("opened")
+    })
+    .unwrap();
     drop(audit);
     writer.finish();
 }
