@@ -471,6 +471,8 @@ fn what_works_on_the_host_only_is_77_in_a_sandbox_with_the_exact_sentence() {
         (&["serve"], only("serve")),
         (&["run", "--", "true"], only("run")),
         (&["providers"], only("providers")),
+        (&["audit", "verify"], only("audit verify")),
+        (&["audit", "show", "--json"], only("audit show")),
         (&["token", "import", "p"], only("token import")),
         (&["key", "set", "k"], keys.clone()),
         (&["key", "remove", "k"], keys),

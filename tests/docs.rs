@@ -71,13 +71,14 @@ fn leaves() -> Vec<(String, Command)> {
 }
 
 /// What users read of credbroker itself.
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     "README.md",
     "docs/configuration.md",
     "docs/operations.md",
     "docs/login.md",
     "docs/git.md",
     "docs/envoy.md",
+    "docs/audit.md",
 ];
 /// And of the client packages.
 const PACKAGES: [&str; 4] = [

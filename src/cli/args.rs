@@ -1,12 +1,16 @@
 //! The words of the command line, and nothing of what they do. Help texts and the manual page come from here.
 
+mod audit;
 mod git;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::git::GitCredentialArgs;
+pub use self::{
+    audit::{AuditCommand, AuditShowArgs, AuditVerifyArgs, Since},
+    git::GitCredentialArgs,
+};
 use crate::{
     broker::policy::{EntryPattern, NamePattern},
     client::LoginFlow,
@@ -79,6 +83,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Show the providers that are configured or stored
     Providers,
+    /// Check and show the record of what was asked
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Answer git, which asks for user name and password
     GitCredential(GitCredentialArgs),
 }
@@ -113,6 +120,8 @@ impl Command {
             Self::Serve(_) => Some(HostOnly::Command("serve")),
             Self::Run(_) => Some(HostOnly::Command("run")),
             Self::Providers => Some(HostOnly::Command("providers")),
+            Self::Audit(AuditCommand::Verify(_)) => Some(HostOnly::Command("audit verify")),
+            Self::Audit(AuditCommand::Show(_)) => Some(HostOnly::Command("audit show")),
             Self::Token(TokenCommand::Import(_)) => Some(HostOnly::Command("token import")),
             Self::Key(KeyCommand::Set { .. } | KeyCommand::Remove { .. }) => Some(HostOnly::ApiKeyManagement),
             Self::Token(TokenCommand::Get(_) | TokenCommand::Refresh(_) | TokenCommand::List)

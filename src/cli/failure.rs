@@ -126,6 +126,14 @@ impl Failure {
         }
     }
 
+    pub(super) fn configuration(message: impl Into<String>) -> Self {
+        Self::new(CONFIGURATION, message)
+    }
+
+    pub(super) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(UNAVAILABLE, message)
+    }
+
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(INTERNAL, message)
     }

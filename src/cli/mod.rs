@@ -2,6 +2,7 @@
 //! and through the socket where `CREDBROKER_SOCKET` is set.
 
 pub mod args;
+mod audit;
 mod child;
 mod doctor;
 mod failure;
@@ -167,6 +168,7 @@ fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
         Command::Doctor(arguments) => {
             runtime(Workers::One)?.block_on(doctor::doctor(cli.config.as_deref(), environment, &arguments))
         }
+        Command::Audit(command) => runtime(Workers::One)?.block_on(audit::audit(&config()?, environment, command)),
         Command::GitCredential(arguments) => {
             runtime(Workers::One)?.block_on(git_credential::git_credential(config, environment, arguments))
         }

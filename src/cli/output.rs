@@ -113,7 +113,7 @@ fn lists(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(list).collect::<Vec<_>>().join(&[String::new()][..])
 }
 
-fn written(result: io::Result<()>) -> Result<(), Failure> {
+pub(super) fn written(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         // Whoever read the output has seen enough (`| head`).
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -7,7 +7,7 @@
 # One line a check; ends with `N passed, N failed`, and non-zero if any failed.
 #
 #   tests/faults/run.sh              everything
-#   tests/faults/run.sh PART...      parts: calls, broker, full, powercut, flight
+#   tests/faults/run.sh PART...      parts: calls, broker, full, powercut, flight, audit
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -300,8 +300,10 @@ part_powercut() {
 
 # shellcheck source=tests/faults/flight.sh
 source tests/faults/flight.sh
+# shellcheck source=tests/faults/audit.sh
+source tests/faults/audit.sh
 
-parts=(calls broker full powercut flight)
+parts=(calls broker full powercut flight audit)
 [ $# -eq 0 ] || parts=("$@")
 for part in "${parts[@]}"; do
     began=$SECONDS

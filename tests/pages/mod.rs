@@ -22,11 +22,14 @@ use rustix::process::Signal;
 pub(crate) const EXIT_CODES: &[(&str, &str)] = &[
     ("0", "done"),
     ("64", "usage: the command line is wrong"),
-    ("65", "bad input; INVALID_REQUEST, MESSAGE_TOO_LARGE, STORE_CORRUPT"),
+    (
+        "65",
+        "bad input; INVALID_REQUEST, MESSAGE_TOO_LARGE, STORE_CORRUPT; audit verify: tampered or cut",
+    ),
     ("66", "NOT_FOUND, SESSION_NOT_FOUND"),
     (
         "69",
-        "no connection to the broker, or it was lost; another broker is in the way; STORE_UNAVAILABLE, UNIMPLEMENTED, UNKNOWN_VERSION",
+        "no connection to the broker, or it was lost; another broker is in the way; STORE_UNAVAILABLE, UNIMPLEMENTED, UNKNOWN_VERSION; audit verify: made without a key",
     ),
     ("70", "INTERNAL_ERROR; the system refused something"),
     (
@@ -39,7 +42,7 @@ pub(crate) const EXIT_CODES: &[(&str, &str)] = &[
     ),
     (
         "78",
-        "the configuration is wrong; PROVIDER_NOT_FOUND, PROVIDER_REJECTED",
+        "the configuration is wrong; PROVIDER_NOT_FOUND, PROVIDER_REJECTED; audit verify: made with another key",
     ),
     ("128+n", "login: signal n cancelled it (130 for Ctrl-C)"),
 ];
@@ -63,7 +66,7 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "$XDG_STATE_HOME/credbroker/audit/",
-        "one file of records for each broker process",
+        "the files of records, at least one for each broker process",
     ),
     (
         "$XDG_RUNTIME_DIR/credbroker/daemon/sandbox/sock",

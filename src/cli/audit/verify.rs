@@ -1,0 +1,137 @@
+//! `audit verify`.
+
+use std::process::ExitCode;
+
+use super::{Files, name_of, open, unreadable};
+use crate::{
+    broker::{
+        Renewals,
+        audit::{
+            series::{Found, Judged, Verdict, judge, judge_all},
+            verify::check,
+        },
+    },
+    cli::{args::AuditVerifyArgs, failure::Failure, output},
+    config::{Config, Environment},
+    daemon,
+};
+
+pub(super) async fn verify(
+    config: &Config,
+    environment: &Environment,
+    arguments: &AuditVerifyArgs,
+) -> Result<ExitCode, Failure> {
+    let files = Files::find(config, arguments.file.as_deref())?;
+    if files.paths.is_empty() {
+        output::line("There is no audit file.")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let broker = daemon::local(config, environment, false, Renewals::OnUse)?;
+    let keys = broker.audit_keys(false).await?;
+    let mut found = Vec::with_capacity(files.paths.len());
+    for path in &files.paths {
+        let (file, live) = open(path)?;
+        let checked = check(file, &keys).map_err(|error| unreadable(path, &error))?;
+        let name = name_of(path);
+        found.push(Found { name, live, checked });
+    }
+    let judged: Vec<Judged> = if files.whole {
+        judge_all(found)
+    } else {
+        found.into_iter().map(judge).collect()
+    };
+    for judged in &judged {
+        tell(judged)?;
+    }
+    conclude(&judged)
+}
+
+fn tell(Judged { found, verdict, notes }: &Judged) -> Result<(), Failure> {
+    let checked = &found.checked;
+    let records = match checked.records {
+        1 => "1 record".to_owned(),
+        records => format!("{records} records"),
+    };
+    let said = match verdict {
+        Verdict::Whole => format!("whole, {records}"),
+        Verdict::Running => match checked.pid {
+            Some(pid) => format!("whole so far, {records}; its broker (pid {pid}) still writes"),
+            None => "nothing yet; its broker still writes".to_owned(),
+        },
+        Verdict::Vouched { by } => format!("whole, {records}; it has no key of its own, but {by} vouches for it"),
+        Verdict::Cut => {
+            format!("no closing line: the broker was killed, or lines were cut; whole until there, {records}")
+        }
+        Verdict::Tampered(_) => format!("TAMPERED, {records} left"),
+        Verdict::Unkeyed => {
+            format!(
+                "made without a key, {records}: damage would show, tampering would not (--ephemeral, or a locked store)"
+            )
+        }
+        Verdict::OtherKey { id } => {
+            format!(
+                "made with another key, {id}: nothing can be said of its lines; name the identity that it was made with in `[store] identity_file`"
+            )
+        }
+    };
+    output::line(&output::printable(&format!("{}: {said}", found.name)))?;
+    let faults = match verdict {
+        Verdict::Tampered(faults) => &**faults,
+        _ => &[],
+    };
+    for what in faults.iter().chain(notes) {
+        output::line(&format!("  {}", output::printable(what)))?;
+    }
+    if checked.lost > 0 {
+        output::line(&format!("  {} records were lost, as it says itself", checked.lost))?;
+    }
+    if checked.refused > 0 {
+        output::line(&format!(
+            "  {} calls were refused without a record, as it says itself",
+            checked.refused
+        ))?;
+    }
+    Ok(())
+}
+
+/// The worst that was found says how the command ends.
+fn conclude(judged: &[Judged]) -> Result<ExitCode, Failure> {
+    let count = |is: fn(&Verdict) -> bool| judged.iter().filter(|judged| is(&judged.verdict)).count();
+    let of = judged.len();
+    let files = if of == 1 { "file" } else { "files" };
+    let tampered = count(|verdict| matches!(verdict, Verdict::Tampered(_)));
+    let cut = count(|verdict| *verdict == Verdict::Cut);
+    if tampered > 0 {
+        return Err(Failure::bad_data(format!(
+            "{tampered} of {of} {files} {} not as written: compare with a copy, and look for who could write there",
+            are(tampered)
+        )));
+    }
+    if cut > 0 {
+        return Err(Failure::bad_data(format!(
+            "{cut} of {of} {files} {} no closing line: if a broker was killed then, that is why; else lines were cut",
+            if cut == 1 { "has" } else { "have" }
+        )));
+    }
+    let other = count(|verdict| matches!(verdict, Verdict::OtherKey { .. }));
+    if other > 0 {
+        return Err(Failure::configuration(format!(
+            "{other} of {of} {files} {} made with another key: name its identity in `[store] identity_file`, \
+             or in CREDBROKER_STORE_IDENTITY_FILE",
+            are(other)
+        )));
+    }
+    let unkeyed = count(|verdict| *verdict == Verdict::Unkeyed);
+    if unkeyed > 0 {
+        return Err(Failure::unavailable(format!(
+            "{unkeyed} of {of} {files} {} made without a key and cannot be verified: give brokers with --ephemeral another \
+             `path` in [audit], and keep the store unlocked while brokers start",
+            are(unkeyed)
+        )));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn are(count: usize) -> &'static str {
+    if count == 1 { "is" } else { "are" }
+}
