@@ -129,7 +129,7 @@ fn rows() -> Vec<Row> {
         row!(PeerNotAllowed, PermissionDenied, "--allow-uid", async {
             let store = fake::Store::new();
             let bench = Bench::start(&store, Policy::host());
-            let wire = strange_peer(&bench).await;
+            let wire = strange_peer(&bench, Some(a_stranger())).await;
             wire.call("GetToken", &get("p", "")).await
         }),
         row!(UnknownVersion, FailedPrecondition, "restart the session", async {
@@ -760,7 +760,7 @@ async fn the_first_check_that_fails_answers() {
     // Peer, capability, message, policy, existence.
     let store = fake::Store::new();
     let bench = Bench::start(&store, reading(&["other"]));
-    let stranger = strange_peer(&bench).await;
+    let stranger = strange_peer(&bench, Some(a_stranger())).await;
     let headers = [("x-filler", &*"v".repeat(17 * 1024))];
     let first = stranger.call_with("GetToken", &headers, Bytes::new()).await.failure();
     assert_eq!(first.reason(), Some(Reason::PeerNotAllowed));
@@ -777,10 +777,27 @@ async fn the_first_check_that_fails_answers() {
 }
 
 #[tokio::test]
+async fn who_is_not_known_reaches_no_method_at_all() {
+    let store = fake::Store::new();
+    let bench = Bench::start(&store, Policy::host());
+    let wire = strange_peer(&bench, None).await;
+    for method in ["GetServerInfo", "GetToken", "Nothing", "/grpc.health.v1.Health/Check"] {
+        let failure = wire.call(method, &()).await.failure();
+        assert_eq!(failure.reason(), Some(Reason::PeerNotAllowed), "{method}");
+        assert!(
+            failure.message.contains("did not tell who connected"),
+            "{}",
+            failure.message
+        );
+    }
+    assert_eq!(store.touched(), 0);
+}
+
+#[tokio::test]
 async fn a_peer_that_is_not_allowed_reaches_no_method_at_all() {
     let store = fake::Store::new();
     let bench = Bench::start(&store, Policy::host());
-    let wire = strange_peer(&bench).await;
+    let wire = strange_peer(&bench, Some(a_stranger())).await;
     let uid = stranger().to_string();
     let methods = [
         "GetServerInfo",
@@ -985,14 +1002,17 @@ fn stranger() -> u32 {
 }
 
 /// A connection of somebody whom the socket's layers do not allow.
-async fn strange_peer(bench: &Bench) -> Wire {
-    let layers: Layers = support::layers(&bench.broker, AllowedPeers::own_and(&[]), Policy::host(), None);
-    let peer = Peer {
+fn a_stranger() -> Peer {
+    Peer {
         uid: stranger(),
         pid: Some(1),
-    };
+    }
+}
+
+async fn strange_peer(bench: &Bench, peer: Option<Peer>) -> Wire {
+    let layers: Layers = support::layers(&bench.broker, AllowedPeers::own_and(&[]), Policy::host(), None);
     let (stop, stopping) = tokio::sync::watch::channel(false);
-    let service = TowerToHyperService::new(layers.for_connection(Some(peer), stopping));
+    let service = TowerToHyperService::new(layers.for_connection(peer, stopping));
     let (client, server) = UnixStream::pair().unwrap();
     let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     http2.max_header_list_size(64 * 1024);

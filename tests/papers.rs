@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a failure here is a test's failure")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -99,36 +99,124 @@ fn every_link_leads_somewhere() {
     assert!(checked > 50, "only {checked} links were found");
 }
 
-/// In its tables they stand in parentheses behind their file.
-#[test]
-fn every_test_that_the_threat_model_names_exists() {
-    let text = fs::read_to_string(root().join("THREAT_MODEL.md")).unwrap();
+/// Every test of Rust, by the file and the name it has there.
+fn tests_by_file() -> BTreeMap<String, String> {
+    let mut sources = Vec::new();
+    for folder in ["src", "tests"] {
+        files(&root().join(folder), "rs", &mut sources);
+    }
+    let by_file = sources.iter().map(|file| {
+        let name = file.strip_prefix(root()).unwrap().display().to_string();
+        (name, fs::read_to_string(file).unwrap())
+    });
+    by_file.collect()
+}
+
+/// The tests that a text names: in parentheses, behind their file.
+fn named(text: &str) -> Vec<(String, String)> {
     // A line may end between a file and its tests.
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut sources = Vec::new();
-    files(&root().join("src"), "rs", &mut sources);
-    files(&root().join("tests"), "rs", &mut sources);
-    let sources: String = sources.iter().map(|file| fs::read_to_string(file).unwrap()).collect();
-    let mut checked = 0;
-    for (_, rest) in text
-        .match_indices("` (")
-        .map(|(at, found)| text.split_at(at + found.len()))
-    {
-        for name in rest.split(')').next().unwrap().split(", ") {
-            if name.contains('_') && name.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
-                assert!(
-                    sources.contains(&format!("fn {name}(")),
-                    "THREAT_MODEL.md names the test {name}, which is not there"
-                );
-                checked += 1;
+    let mut found = Vec::new();
+    for (before, rest) in text.match_indices("` (").map(|(at, _)| text.split_at(at)) {
+        let file = before.rsplit('`').next().unwrap().to_owned();
+        let list = rest.trim_start_matches("` (").split(')').next().unwrap();
+        for name in list.split(", ") {
+            let is_test = name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+            if file.ends_with(".rs") && is_test {
+                found.push((file.clone(), name.to_owned()));
             }
         }
     }
-    assert!(checked > 20, "only {checked} tests were found");
-    for span in text.split('`').filter(|span| span.starts_with("clients/")) {
+    found
+}
+
+/// Whether the text has a test of this name: a function below the attribute that makes it one, or one that a macro makes.
+fn has_test(source: &str, name: &str) -> bool {
+    let head = format!("fn {name}(");
+    let mut parts = source.match_indices(&head).map(|(at, _)| source.split_at(at).0);
+    parts.any(|before| {
+        let above = before.rsplit("\n\n").next().unwrap_or_default();
+        above.contains("test]")
+            || above.contains("#[tokio::test")
+            || above.contains("#[test")
+            || before
+                .rsplit("proptest! {")
+                .next()
+                .is_some_and(|rest| rest.len() < before.len())
+    })
+}
+
+#[test]
+fn every_test_that_a_page_names_is_in_the_file_that_it_names() {
+    let sources = tests_by_file();
+    let mut checked = 0;
+    for document in documents() {
+        for (file, name) in named(&fs::read_to_string(&document).unwrap()) {
+            let Some(source) = sources.get(&file) else {
+                panic!("{} names `{file}`, which is not there", document.display());
+            };
+            assert!(
+                has_test(source, &name),
+                "{} names the test {name} of `{file}`, which is not there",
+                document.display()
+            );
+            checked += 1;
+        }
+    }
+    assert!(checked > 150, "only {checked} tests were found");
+    let text = fs::read_to_string(root().join("THREAT_MODEL.md")).unwrap();
+    for span in text
+        .split('`')
+        .filter(|span| span.starts_with("clients/") || span.starts_with("tests/"))
+    {
         assert!(
             root().join(span).exists(),
             "THREAT_MODEL.md names `{span}`, which is not there"
+        );
+    }
+}
+
+/// What is claimed in a table of the threat model has a test of its own, by name; a file alone may hold hundreds.
+#[test]
+fn every_claim_of_the_threat_model_names_a_test() {
+    let text = fs::read_to_string(root().join("THREAT_MODEL.md")).unwrap();
+    let (mut shown_by, mut checked) = (false, 0);
+    for line in text.lines() {
+        if !line.starts_with('|') {
+            shown_by = false;
+        } else if line.ends_with("| shown by |") {
+            shown_by = true;
+        } else if shown_by && !line.starts_with("| ---") {
+            let last = line.trim_end_matches('|').rsplit(" | ").next().unwrap();
+            let by_name = !named(last).is_empty() || last.contains("clients/") || last.trim() == "as every call";
+            assert!(by_name, "no test is named for: {line}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "only {checked} claims were found");
+}
+
+/// The promises of the README, by their first words.
+#[test]
+fn every_promise_of_the_readme_has_its_row_in_the_threat_model() {
+    let rows = |page: &str, heading: &str| -> Vec<String> {
+        let text = fs::read_to_string(root().join(page)).unwrap();
+        let (_, after) = text.split_once(heading).unwrap();
+        let rows = after.lines().skip_while(|line| !line.starts_with("| ---")).skip(1);
+        let rows = rows.take_while(|line| line.starts_with('|'));
+        rows.map(|line| line.trim_start_matches("| ").split(" | ").next().unwrap().to_owned())
+            .collect()
+    };
+    let promises = rows("README.md", "## What is promised");
+    let shown = rows("THREAT_MODEL.md", "## The promises of the README");
+    assert!(promises.len() >= 10, "{promises:?}");
+    assert_eq!(promises.len(), shown.len(), "{promises:#?}\n{shown:#?}");
+    for (promise, shown) in promises.iter().zip(&shown) {
+        assert!(
+            promise.starts_with(shown),
+            "{shown:?} is not how this begins: {promise:?}"
         );
     }
 }
