@@ -28,8 +28,17 @@ impl Write for OnDisk {
     }
 }
 
-/// A broker whose files have 4 KiB, and many calls at once. `late`: its key comes after the first records.
-fn broker(prefix: &'static str, records: usize, late: bool) -> Disk {
+/// When a broker gets its key.
+#[derive(PartialEq)]
+enum Key {
+    AtOnce,
+    /// After the first records.
+    Late,
+    Never,
+}
+
+/// A broker whose files have 4 KiB, and many calls at once.
+fn broker(prefix: &'static str, records: usize, when: Key) -> Disk {
     let disk = Disk::default();
     let made = Arc::clone(&disk);
     let mut count = 0;
@@ -46,14 +55,14 @@ fn broker(prefix: &'static str, records: usize, late: bool) -> Disk {
     })
     .unwrap();
     let slot = writer.key_slot();
-    if late {
+    if when == Key::Late {
         slot.tell(None);
         audit.record(record("early"));
         while disk.lock().unwrap().values().all(Vec::is_empty) {
             thread::yield_now();
         }
     }
-    slot.tell(Some(key()));
+    slot.tell((when != Key::Never).then(key));
     thread::scope(|scope| {
         for caller in 0..4 {
             let audit = &audit;
@@ -88,7 +97,7 @@ fn verdicts(files: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Verdict> {
 
 #[test]
 fn files_go_on_from_each_other_and_each_that_is_missing_is_noticed_but_the_first() {
-    let disk = broker("a", 400, false);
+    let disk = broker("a", 400, Key::AtOnce);
     let files = disk.lock().unwrap().clone();
     assert!(files.len() > 4, "{}", files.len());
     let all = verdicts(&files);
@@ -117,8 +126,8 @@ fn files_go_on_from_each_other_and_each_that_is_missing_is_noticed_but_the_first
 
 #[test]
 fn a_file_that_is_replaced_renamed_or_there_twice_is_noticed() {
-    let files = broker("a", 400, false).lock().unwrap().clone();
-    let others = broker("a", 400, false).lock().unwrap().clone();
+    let files = broker("a", 400, Key::AtOnce).lock().unwrap().clone();
+    let others = broker("a", 400, Key::AtOnce).lock().unwrap().clone();
     for name in ["a1.jsonl", "a2.jsonl"] {
         let mut mixed = files.clone();
         mixed.insert(name.into(), others[name].clone());
@@ -155,7 +164,7 @@ fn a_file_that_is_replaced_renamed_or_there_twice_is_noticed() {
 
 #[test]
 fn what_was_written_before_the_key_came_is_vouched_for_by_what_came_after() {
-    let files = broker("a", 40, true).lock().unwrap().clone();
+    let files = broker("a", 40, Key::Late).lock().unwrap().clone();
     let all = verdicts(&files);
     let by = "a2.jsonl".to_owned();
     assert_eq!(all["a1.jsonl"], Verdict::Vouched { by });
@@ -165,7 +174,7 @@ fn what_was_written_before_the_key_came_is_vouched_for_by_what_came_after() {
         "{all:?}"
     );
     // Changed in a way that its own chain has nothing against.
-    let forged = broker("a", 0, true).lock().unwrap().clone();
+    let forged = broker("a", 0, Key::Late).lock().unwrap().clone();
     let mut mixed = files.clone();
     mixed.insert("a1.jsonl".into(), forged["a1.jsonl"].clone());
     let verdict = &verdicts(&mixed)["a1.jsonl"];
@@ -174,4 +183,12 @@ fn what_was_written_before_the_key_came_is_vouched_for_by_what_came_after() {
     let mut alone = files;
     alone.retain(|name, _| name == "a1.jsonl");
     assert!(matches!(verdicts(&alone)["a1.jsonl"], Verdict::Tampered(_)));
+}
+
+#[test]
+fn one_that_has_no_key_vouches_for_nobody() {
+    let files = broker("a", 400, Key::Never).lock().unwrap().clone();
+    assert!(files.len() > 4, "{}", files.len());
+    let all = verdicts(&files);
+    assert!(all.values().all(|verdict| *verdict == Verdict::Unkeyed), "{all:?}");
 }
