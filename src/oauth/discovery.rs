@@ -12,25 +12,27 @@ use super::{
 
 /// What an issuer's document says, as far as somebody here asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Metadata {
-    pub(super) token_endpoint: Endpoint,
-    /// As it is written: whether it may be used is asked when it is needed, so that it stands in nobody's way before.
-    pub(super) revocation_endpoint: Option<String>,
+pub struct Metadata {
+    /// Where tokens are asked for. It is never less protected than the issuer.
+    pub token_endpoint: Endpoint,
+    /// As it is written: whether it may be used is asked when it is needed ([`endpoint_of`]), so that it stands in
+    /// nobody's way before.
+    pub revocation_endpoint: Option<String>,
     /// The same.
-    pub(super) authorization_endpoint: Option<String>,
+    pub authorization_endpoint: Option<String>,
     /// The same (RFC 8628 section 4).
-    pub(super) device_authorization_endpoint: Option<String>,
+    pub device_authorization_endpoint: Option<String>,
     /// `grant_types_supported`. `None`: the document does not say.
-    pub(super) grant_types: Option<Vec<String>>,
+    pub grant_types: Option<Vec<String>>,
     /// Whether every answer to an authorization request has `iss` (RFC 9207 section 3).
-    pub(super) iss_in_answers: bool,
+    pub iss_in_answers: bool,
     /// `token_endpoint_auth_methods_supported`. `None`: the document leaves it at the RFC's default.
-    pub(super) auth_methods: Option<Vec<String>>,
+    pub auth_methods: Option<Vec<String>>,
 }
 
 /// Why an issuer's endpoints are not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum DiscoveryError {
+pub enum DiscoveryError {
     /// The issuer could not be reached.
     #[error(transparent)]
     Unreachable(Unreachable),
@@ -59,7 +61,8 @@ pub(super) enum DiscoveryError {
 
 impl DiscoveryError {
     /// What mends it, for people.
-    pub(super) fn mend(&self) -> &'static str {
+    #[must_use]
+    pub fn mend(&self) -> &'static str {
         match self {
             Self::Unreachable(unreachable) => unreachable.mend(),
             Self::NoAnswer(_) => "check that `issuer` is the right one; try again",
@@ -113,9 +116,7 @@ async fn fetch(http: &Arc<Http>, issuer: &Endpoint, from: Option<Endpoint>) -> R
     if answer.status != StatusCode::OK {
         return Err(DiscoveryError::NoDocument(answer.status.as_u16()));
     }
-    let document: Map<String, Value> =
-        serde_json::from_slice(&answer.body).map_err(|_not_an_object| DiscoveryError::NotADocument)?;
-    read(&document, issuer)
+    Metadata::parse(&answer.body, issuer)
 }
 
 /// RFC 8414 section 3.3: the issuer has to be the same, character by character.
@@ -144,15 +145,27 @@ fn read(document: &Map<String, Value>, issuer: &Endpoint) -> Result<Metadata, Di
 }
 
 impl Metadata {
+    /// Reads the issuer's document.
+    ///
+    /// # Errors
+    /// It is no JSON object, it names another issuer, or no token endpoint that can be used.
+    pub fn parse(json: &[u8], issuer: &Endpoint) -> Result<Self, DiscoveryError> {
+        let document: Map<String, Value> =
+            serde_json::from_slice(json).map_err(|_not_an_object| DiscoveryError::NotADocument)?;
+        read(&document, issuer)
+    }
+
     /// Whether the document leaves room for this grant. What it does not list at all, the endpoints tell.
-    pub(super) fn allows(&self, grant: &str) -> bool {
+    #[must_use]
+    pub fn allows(&self, grant: &str) -> bool {
         let listed = self.grant_types.as_ref();
         listed.is_none_or(|grants| grants.iter().any(|listed| listed == grant))
     }
 }
 
 /// An endpoint that the issuer's document names: never less protected than the issuer itself.
-pub(super) fn endpoint_of(issuer: &Endpoint, text: &str) -> Option<Endpoint> {
+#[must_use]
+pub fn endpoint_of(issuer: &Endpoint, text: &str) -> Option<Endpoint> {
     Endpoint::parse(text).filter(|endpoint| endpoint.is_https() || !issuer.is_https())
 }
 

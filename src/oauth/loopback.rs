@@ -30,6 +30,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use secrecy::SecretString;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
@@ -215,8 +216,18 @@ async fn accepted(listeners: &[TcpListener]) -> io::Result<TcpStream> {
     .await
 }
 
-/// One connection, one request. It says what the request brought when the page was written, or could not be.
-async fn serve(stream: TcpStream, path: &str, authorization: &Authorization, answered: &AtomicBool) -> Heard {
+/// Serves one connection of a browser: one request, within 5 s. It says what the request brought when the page was written,
+/// or could not be. `None`: it was not the request that the login waits for, which is a GET of the exact path with the right
+/// `state`, once for all connections that share `answered`.
+pub async fn serve<S>(
+    stream: S,
+    path: &str,
+    authorization: &Authorization,
+    answered: &AtomicBool,
+) -> Option<Result<SecretString, LoginTrouble>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let found = Mutex::new(None);
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let mut answer = judged(&request, path, authorization);

@@ -5,11 +5,11 @@
 
 mod authorization_code;
 mod device_code;
-mod discovery;
+pub mod discovery;
 mod endpoint;
 mod http;
 pub mod login;
-mod loopback;
+pub mod loopback;
 mod outcome;
 pub mod presets;
 mod provider;

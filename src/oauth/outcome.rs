@@ -29,42 +29,50 @@ pub struct OutcomeRules {
     pub refused_statuses: Vec<u16>,
 }
 
-/// What became of the presentation that this is the complete answer to. The first row that matches decides.
-pub(super) fn classify(answer: &Answer, rules: &OutcomeRules, now: &Now) -> Outcome {
-    let status = answer.status;
-    // RFC 6749 section 5.1 says 200. Under another 2xx it would be a new token set no less.
-    if status.is_success()
-        && let Ok(tokens) = TokenAnswer::parse(&answer.body, &rules.answer)
-    {
-        return Outcome::Answered(Box::new(tokens));
-    }
-    let error = ErrorField::of(&answer.body);
-    let seen = seen(status, &error);
-    let refused = match &error {
-        ErrorField::Code(code) => code == "invalid_grant" || rules.refused_errors.contains(code),
-        ErrorField::Nested(code) => rules.refused_errors.contains(code),
-        ErrorField::Absent | ErrorField::Odd => false,
-    };
-    if refused || rules.refused_statuses.contains(&status.as_u16()) {
-        return Outcome::Refused(seen);
-    }
-    match &error {
-        ErrorField::Code(code) if code != "server_error" && code != "temporarily_unavailable" => {
-            return Outcome::Rejected(seen);
+impl OutcomeRules {
+    /// What became of the presentation that was answered so: status, fields of the header and the complete body. The first
+    /// row that matches decides.
+    #[must_use]
+    pub fn judge(&self, status: StatusCode, headers: &HeaderMap, body: &[u8], now: &Now) -> Outcome {
+        // RFC 6749 section 5.1 says 200. Under another 2xx it would be a new token set no less.
+        if status.is_success()
+            && let Ok(tokens) = TokenAnswer::parse(body, &self.answer)
+        {
+            return Outcome::Answered(Box::new(tokens));
         }
-        // Not an error of RFC 6749 section 5.2, but with a 2xx nothing else tells that it is one.
-        ErrorField::Nested(_) | ErrorField::Odd if status.is_success() => return Outcome::Rejected(seen),
-        ErrorField::Code(_) | ErrorField::Nested(_) | ErrorField::Odd | ErrorField::Absent => {}
+        let error = ErrorField::of(body);
+        let seen = seen(status, &error);
+        let refused = match &error {
+            ErrorField::Code(code) => code == "invalid_grant" || self.refused_errors.contains(code),
+            ErrorField::Nested(code) => self.refused_errors.contains(code),
+            ErrorField::Absent | ErrorField::Odd => false,
+        };
+        if refused || self.refused_statuses.contains(&status.as_u16()) {
+            return Outcome::Refused(seen);
+        }
+        match &error {
+            ErrorField::Code(code) if code != "server_error" && code != "temporarily_unavailable" => {
+                return Outcome::Rejected(seen);
+            }
+            // Not an error of RFC 6749 section 5.2, but with a 2xx nothing else tells that it is one.
+            ErrorField::Nested(_) | ErrorField::Odd if status.is_success() => return Outcome::Rejected(seen),
+            ErrorField::Code(_) | ErrorField::Nested(_) | ErrorField::Odd | ErrorField::Absent => {}
+        }
+        match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Outcome::NotProcessed {
+                seen,
+                retry_after: retry_after(headers, now),
+            },
+            StatusCode::REQUEST_TIMEOUT => Outcome::Ambiguous(seen),
+            _ if status.is_redirection() || status.is_client_error() => Outcome::Rejected(seen),
+            _ => Outcome::Ambiguous(seen),
+        }
     }
-    match status {
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Outcome::NotProcessed {
-            seen,
-            retry_after: retry_after(&answer.headers, now),
-        },
-        StatusCode::REQUEST_TIMEOUT => Outcome::Ambiguous(seen),
-        _ if status.is_redirection() || status.is_client_error() => Outcome::Rejected(seen),
-        _ => Outcome::Ambiguous(seen),
-    }
+}
+
+/// What became of the presentation that this is the complete answer to.
+pub(super) fn classify(answer: &Answer, rules: &OutcomeRules, now: &Now) -> Outcome {
+    rules.judge(answer.status, &answer.headers, &answer.body, now)
 }
 
 /// The error code in an answer, in the field of RFC 6749 section 5.2 or where providers nest it. It is what the provider

@@ -139,6 +139,7 @@ const HOLD_NONE: &str = "
     credential/token.rs Revision
     daemon.rs Options SocketChoice StartError
     daemon/providers.rs ProviderSummary
+    oauth/discovery.rs DiscoveryError Metadata
     oauth/http/connect.rs Layer Unreachable
     oauth/http/mod.rs HttpLimits
     oauth/login.rs LoginTrouble
