@@ -23,6 +23,7 @@ use tokio::{
     io::AsyncWriteExt as _,
     net::UnixStream,
     runtime::Runtime,
+    signal::unix::{SignalKind, signal},
     time::{advance, sleep},
 };
 
@@ -50,6 +51,8 @@ impl Server {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().start_paused(true).build().unwrap();
         runtime.spawn(async move {
+            // A program with a `main` of Rust's ignores it from the start.
+            let _pipe = signal(SignalKind::pipe()).unwrap();
             let house = House::new(Renewals::OnUse).await;
             let service = CredentialService::new(house.broker.clone());
             let service = CredentialBrokerServer::new(service).max_decoding_message_size(MAX_MESSAGE_SIZE);
