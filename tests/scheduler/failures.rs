@@ -73,6 +73,20 @@ async fn a_failed_renewal_that_succeeds_in_the_end_is_armed_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_another_process_renewed_is_no_failure_any_more() {
+    let house = House::new();
+    house.p.otherwise(Step::Reject);
+    house.arm(&entry(""), HOUR).await;
+    pass(secs(3275)).await;
+    assert_eq!(house.scheduler.renewal(&entry("")).unwrap().failures, 2);
+    // Nobody hands it out: it is found when the next try is due.
+    house.import(&entry(""), HOUR).await;
+    pass(secs(60)).await;
+    let renewal = house.scheduler.renewal(&entry("")).unwrap();
+    assert_eq!((house.p.times(), renewal.failures), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_in_use_is_tried_at_least_every_quarter_of_its_lifetime() {
     let house = House::new();
     house.p.otherwise(Step::Reject);

@@ -93,6 +93,11 @@ mod tests {
             (11_999, 11_999, 10_000, Change::None),
             (28_800_000, 28_800_000, 28_800_000, Change::None), // nobody looked for eight hours
             (0, 0, 0, Change::None),
+            // Exactly as much as is let be.
+            (12_000, 12_000, 10_000, Change::None),
+            (11_000, 10_000, 10_000, Change::None),
+            (10_001, 10_000, 10_000, Change::Creep),
+            (12_000, 10_000, 10_000, Change::Creep),
         ];
         let mut now = Now {
             wall: Timestamp::from_second(1_800_000_000).unwrap(),

@@ -237,3 +237,78 @@ fn a_wall_clock_that_moved_changes_the_order() {
     assert_eq!(agenda.next(), Some(secs(180)), "by the wall clock it is due soon");
     assert_eq!(names(&agenda.take_due(&at(180), 9)), ["stepped"]);
 }
+
+#[test]
+fn a_renewal_that_goes_on_is_not_mistaken_for_the_one_armed_after_it() {
+    let mut agenda = Agenda::default();
+    arm(&mut agenda, "a", 600, &at(0));
+    let old = agenda.take_due(&at(300), 9);
+    arm(&mut agenda, "a", 600, &at(300));
+    let new = agenda.take_due(&at(600), 9);
+    assert_eq!((names(&old), names(&new)), (vec!["a"], vec!["a"]));
+    assert!(!agenda.expects(&old[0]) && agenda.expects(&new[0]));
+}
+
+#[test]
+fn what_is_armed_anew_while_it_waits_in_line_has_one_turn() {
+    let mut agenda = Agenda::default();
+    for n in 0..=AT_ONCE {
+        arm(&mut agenda, &format!("{n:03}"), 600, &at(0));
+    }
+    assert_eq!(agenda.take_due(&at(300), 9_999).len(), AT_ONCE);
+    let last = format!("{AT_ONCE}");
+    arm(&mut agenda, &last, 600, &at(300));
+    // Now it is in line twice.
+    assert!(agenda.take_due(&at(600), 9_999).is_empty());
+    for _ in 0..2 {
+        assert!(agenda.ended(&key("").provider));
+    }
+    let jobs = agenda.take_due(&at(600), 9_999);
+    assert_eq!(names(&jobs), [last]);
+    assert!(
+        agenda.expects(&jobs[0]),
+        "its turn is that of the version it was armed for"
+    );
+}
+
+#[test]
+fn what_is_under_way_counts_until_it_ends_and_then_nothing_is_kept() {
+    let mut agenda = Agenda::default();
+    let fill = |agenda: &mut Agenda| {
+        for n in 0..AT_ONCE {
+            arm(agenda, &format!("{n}"), 600, &at(0));
+        }
+        agenda.take_due(&at(300), 9_999).len()
+    };
+    assert_eq!(fill(&mut agenda), AT_ONCE);
+    agenda.cancel_all();
+    assert_eq!(fill(&mut agenda), 0, "the flights of before still go on");
+    agenda.cancel_all();
+    for _ in 0..AT_ONCE {
+        assert!(!agenda.ended(&key("").provider));
+    }
+    assert_eq!(agenda.lines.len(), 1);
+    agenda.cancel_all();
+    assert!(agenda.lines.is_empty());
+    // The same without anybody who cancels.
+    assert_eq!(fill(&mut agenda), AT_ONCE);
+    for _ in 0..AT_ONCE {
+        agenda.ended(&key("").provider);
+    }
+    assert!(agenda.take_due(&at(301), 9).is_empty() && agenda.lines.is_empty());
+}
+
+#[test]
+fn what_was_in_use_all_along_and_given_up_is_tried_at_the_next_use() {
+    let mut agenda = Agenda::default();
+    let token = arm(&mut agenda, "a", 100 * HOUR, &at(0));
+    let mut now = 95 * HOUR;
+    for pause in [30, 60, 120, 240, 480, 960, 1800, 1800, 1800] {
+        agenda.used(&key("a"), &token.revision, &at(now));
+        assert_eq!(fail(&mut agenda, &at(now)), Failed::Again(secs(pause)));
+        now += pause;
+    }
+    assert_eq!(fail(&mut agenda, &at(now)), Failed::GivenUp(10));
+    agenda.used(&key("a"), &token.revision, &at(now + 1));
+    assert_eq!((agenda.armed(), agenda.next()), (1, Some(secs(now + 1))));
+}
