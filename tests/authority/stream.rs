@@ -238,6 +238,34 @@ async fn a_malformed_rest_is_not_held_back() {
     }
 }
 
+/// Whoever broke the protocol is `h2`'s: the adapter has lost its place, and changes nothing more.
+#[tokio::test]
+async fn nothing_is_changed_after_something_malformed() {
+    let octets = connection(&[request("/a")]).octets;
+    let (start, requests) = octets.split_at(PREFACE.len());
+    for (wrong, changed) in [(frame(6, 0, 0, &[0; 8]), true), (frame(9, 0x4, 1, b""), false)] {
+        let (mut client, server) = tokio::io::duplex(4096);
+        let mut server = AcceptAnyAuthority::new(server);
+        let mut buffer = [0; 1024];
+        client.write_all(&[start, &wrong].concat()).await.unwrap();
+        let before = read_now(&mut server, &mut buffer).await;
+        assert_eq!(before, start.len() + wrong.len());
+        client.write_all(requests).await.unwrap();
+        let count = read_now(&mut server, &mut buffer).await;
+        assert_eq!(count, requests.len());
+        assert_eq!(buffer[..count] != *requests, changed);
+    }
+}
+
+/// The first bit before a stream's number is reserved and no part of it (RFC 9113, section 4.1).
+#[test]
+fn the_reserved_bit_makes_no_other_stream() {
+    let mut octets = [PREFACE, &frame(4, 0, 0, &[])].concat();
+    octets.extend(frame(1, 0x1, 0x8000_0001, &[0x83, 0x86, 0x84, 0x41, 2]));
+    octets.extend(frame(9, 0x4, 1, b"/a"));
+    assert_eq!(with_adapter([octets]).requests.len(), 1);
+}
+
 #[tokio::test]
 async fn reading_into_nothing_is_not_the_end() {
     let octets = connection(&[request("/a")]).octets;
@@ -248,9 +276,9 @@ async fn reading_into_nothing_is_not_the_end() {
     assert_eq!(all.len(), octets.len());
 }
 
-/// Notes which of the writing methods were called.
+/// Notes which of the writing methods were called, and says this of how it likes to be written to.
 #[derive(Default)]
-struct Writer(Vec<&'static str>);
+struct Writer(Vec<&'static str>, bool);
 
 impl AsyncRead for Writer {
     fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
@@ -284,13 +312,14 @@ impl AsyncWrite for Writer {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.1
     }
 }
 
 #[tokio::test]
 async fn writing_goes_straight_through() {
-    let mut stream = AcceptAnyAuthority::new(Writer::default());
+    assert!(!AcceptAnyAuthority::new(Writer::default()).is_write_vectored());
+    let mut stream = AcceptAnyAuthority::new(Writer(Vec::new(), true));
     assert!(stream.is_write_vectored());
     assert_eq!(stream.write(b"abc").await.unwrap(), 3);
     assert_eq!(

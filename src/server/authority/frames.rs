@@ -195,7 +195,7 @@ impl Frames {
             }
             // A header block is sent in one go; nothing may come between its frames.
             (CONTINUATION, _) | (_, Some(_)) => Err(Malformed),
-            (HEADERS, None) if stream != 0 => {
+            (HEADERS, None) => {
                 self.block = Some(Block { stream, last });
                 let priority = flags & PRIORITY != 0;
                 if flags & PADDED != 0 {
@@ -210,7 +210,7 @@ impl Frames {
                 }
             }
             // A client may not send PUSH_PROMISE, and the header block in it would be missed here.
-            (HEADERS | PUSH_PROMISE, None) => Err(Malformed),
+            (PUSH_PROMISE, None) => Err(Malformed),
             (_, None) => Ok(Step::Payload { left: length }),
         }
     }
