@@ -105,6 +105,19 @@ mod tests {
     use super::*;
     use crate::server::limits::{Connection, Crowd, Cut, Guarded, Limits, SocketRate};
 
+    /// The end and the length are told on the wire with the headers.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_says_as_much_of_its_length_as_its_body() {
+        let limits = Limits::default();
+        let connection = Connection::new(None, &limits, watch::channel(false).1);
+        let answer = |body| Answer::new(body, connection.open_call(), None);
+        let nothing = answer(tonic::body::Body::empty());
+        assert!(nothing.is_end_stream());
+        let whole = answer(tonic::body::Body::new(http_body_util::Full::new(Bytes::from("abc"))));
+        assert!(!whole.is_end_stream());
+        assert_eq!(whole.size_hint().exact(), Some(3));
+    }
+
     /// Parts that are all there, and then nothing more: a stream that stays open.
     struct Parts {
         left: VecDeque<usize>,

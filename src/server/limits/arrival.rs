@@ -65,3 +65,18 @@ where
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_says_as_much_of_its_length_as_its_body() {
+        assert!(Arriving::new(Full::<Bytes>::default()).is_end_stream());
+        let whole = Arriving::new(Full::new(Bytes::from("abc")));
+        assert!(!whole.is_end_stream());
+        assert_eq!(whole.size_hint().exact(), Some(3));
+    }
+}

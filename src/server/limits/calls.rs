@@ -353,6 +353,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_unsent_is_the_sum_of_what_is_held() {
+        let (connection, _place, _stop) = connection();
+        let (one, two, three) = (connection.open_call(), connection.open_call(), connection.open_call());
+        let half = UNSENT / 2 + 1;
+        let first = one.offer(half, STREAM_MESSAGE);
+        let _second = two.offer(half, STREAM_MESSAGE);
+        assert!(timeout(DAY, room(&three)).await.is_err());
+        drop(first);
+        room(&three).await;
+        let _third = one.offer(half, STREAM_MESSAGE);
+        assert!(timeout(DAY, room(&three)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nothing_is_kept_of_a_stream_that_ends_while_it_waits() {
         let (connection, _place, _stop) = connection();
         let (one, two) = (connection.open_call(), connection.open_call());
@@ -374,6 +388,23 @@ mod tests {
         ));
         open.pop();
         assert!(connection.open_stream(&socket).is_ok());
+    }
+
+    /// The few that a connection always may have are its own also while it has some of the shared ones.
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_its_own_is_there_again_when_the_shared_ones_are_gone() {
+        let socket = SocketRate::new(&Limits::default());
+        let all_of = |connection: &Arc<Connection>| -> Vec<_> {
+            std::iter::from_fn(|| connection.open_stream(&socket).ok()).collect()
+        };
+        let (first, ..) = connection();
+        let mut open = all_of(&first);
+        let others: Vec<_> = (0..20).map(|_| connection()).collect();
+        let _held: Vec<_> = others.iter().map(|(connection, ..)| all_of(connection)).collect();
+        assert_eq!(socket.streams().0.load(Ordering::Relaxed), 0);
+        assert!(open.remove(0).shared.is_none());
+        let again = first.open_stream(&socket).unwrap();
+        assert!(again.shared.is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -238,6 +238,34 @@ mod tests {
         assert_eq!(connection.idle_since(), Some(accepted + Duration::from_secs(7)));
     }
 
+    /// The task that serves a connection says when its peer has begun.
+    #[tokio::test(start_paused = true)]
+    async fn who_has_sent_settings_is_not_counted_with_the_silent() {
+        let limits = Limits::default();
+        let crowd = Crowd::new(&limits);
+        let (_stop, stopping) = watch::channel(false);
+        let join = async |speaks: bool| {
+            let connection = Connection::new(None, &limits, stopping.clone());
+            if speaks {
+                settle(&connection);
+            }
+            let place = crowd.join(&connection);
+            // Polled once.
+            let served = tokio::time::timeout(Duration::ZERO, connection.ends(&place)).await;
+            assert!(served.is_err());
+            (connection, place)
+        };
+        let speaking = join(true).await;
+        let mut silent = Vec::new();
+        for _ in 0..64 {
+            silent.push(join(false).await);
+        }
+        let cut = |(connection, _): &(Arc<Connection>, Place)| connection.why_cut();
+        assert_eq!((cut(&speaking), cut(&silent[0])), (None, None));
+        silent.push(join(false).await);
+        assert_eq!((cut(&speaking), cut(&silent[0])), (None, Some(Cut::Crowded)));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn of_65_silent_connections_and_of_257_others_one_goes() {
         let limits = Limits::default();

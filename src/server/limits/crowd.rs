@@ -153,7 +153,57 @@ fn victim(candidates: &[Candidate]) -> Option<u64> {
 mod tests {
     use std::time::Duration;
 
+    use tokio::sync::watch;
+
     use super::*;
+
+    /// So many connections that one after the other comes to the crowd.
+    fn join(crowd: &Arc<Crowd>, count: usize) -> Vec<(Arc<Connection>, Place)> {
+        let member = || {
+            let connection = Connection::new(None, &Limits::default(), watch::channel(false).1);
+            let place = crowd.join(&connection);
+            (connection, place)
+        };
+        std::iter::repeat_with(member).take(count).collect()
+    }
+
+    fn gone(members: &[(Arc<Connection>, Place)]) -> Vec<usize> {
+        let gone = |(at, (connection, _)): (usize, &(Arc<Connection>, Place))| connection.why_cut().map(|_| at);
+        members.iter().enumerate().filter_map(gone).collect()
+    }
+
+    #[test]
+    fn without_descriptors_one_goes_at_a_time_and_the_silent_first() {
+        let crowd = Crowd::new(&Limits::default());
+        let members = join(&crowd, 5);
+        for settled in [0, 1, 3] {
+            members[settled].1.settle();
+        }
+        let mut went = Vec::new();
+        for silent_first in [2, 4, 0, 1, 3] {
+            crowd.shrink();
+            went.push(silent_first);
+            went.sort_unstable();
+            assert_eq!(gone(&members), went);
+        }
+        crowd.shrink();
+        assert_eq!(gone(&members).len(), 5, "nobody is left");
+    }
+
+    #[test]
+    fn a_connection_that_ended_takes_nobodys_place() {
+        let crowd = Crowd::new(&Limits::default());
+        let (ended, place) = join(&crowd, 1).remove(0);
+        drop(place);
+        let members = join(&crowd, UNSETTLED);
+        assert!(gone(&members).is_empty() && ended.why_cut().is_none());
+    }
+
+    #[test]
+    fn there_are_no_more_than_the_limit_and_those_that_have_not_begun() {
+        let limits = Limits::default();
+        assert_eq!(Crowd::new(&limits).most(), 256 + 64);
+    }
 
     #[test]
     fn who_goes() {

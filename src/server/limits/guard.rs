@@ -109,3 +109,114 @@ impl<S: AsyncWrite + Unpin> Drop for Guarded<S> {
         let _ = Pin::new(&mut self.inner).poll_write(&mut cx, &goaway);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::AsyncWriteExt as _,
+        sync::{mpsc, watch},
+    };
+
+    use super::*;
+    use crate::server::limits::{Cut, Limits};
+
+    /// Tells what is asked of it; takes no more than so many octets at once.
+    struct Socket {
+        told: mpsc::UnboundedSender<(&'static str, Vec<u8>)>,
+        room: usize,
+        vectored: bool,
+    }
+
+    impl Socket {
+        fn tell(&self, what: &'static str, octets: &[u8]) -> Poll<io::Result<usize>> {
+            let taken = octets.get(..self.room).unwrap_or(octets);
+            self.told.send((what, taken.to_vec())).unwrap();
+            Poll::Ready(Ok(taken.len()))
+        }
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.tell("write", buf)
+        }
+
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let bufs: Vec<&[u8]> = bufs.iter().map(|buf| &**buf).collect();
+            self.tell("write_vectored", &bufs.concat())
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            self.vectored
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.tell("flush", &[]).map_ok(drop)
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.tell("shutdown", &[]).map_ok(drop)
+        }
+    }
+
+    type Told = mpsc::UnboundedReceiver<(&'static str, Vec<u8>)>;
+
+    fn guarded(room: usize, vectored: bool) -> (Guarded<Socket>, Told) {
+        let (told, hears) = mpsc::unbounded_channel();
+        let connection = Connection::new(None, &Limits::default(), watch::channel(false).1);
+        (Guarded::new(Socket { told, room, vectored }, connection), hears)
+    }
+
+    #[tokio::test]
+    async fn writing_goes_straight_through() {
+        assert!(!guarded(1, false).0.is_write_vectored());
+        let (mut guarded, mut told) = guarded(3, true);
+        assert!(guarded.is_write_vectored());
+        assert_eq!(guarded.write(b"abcd").await.unwrap(), 3);
+        let parts = [IoSlice::new(b"ef"), IoSlice::new(b"gh")];
+        assert_eq!(guarded.write_vectored(&parts).await.unwrap(), 3);
+        guarded.flush().await.unwrap();
+        guarded.shutdown().await.unwrap();
+        drop(guarded);
+        let want: [(&str, &[u8]); 4] = [
+            ("write", b"abc"),
+            ("write_vectored", b"efg"),
+            ("flush", b""),
+            ("shutdown", b""),
+        ];
+        for (what, octets) in want {
+            assert_eq!(told.recv().await, Some((what, octets.to_vec())));
+        }
+        assert_eq!(told.recv().await, None, "nobody was cut: there is no last word");
+    }
+
+    /// Two frames without a payload, of which the socket takes so many octets: a last word fits between frames only.
+    #[tokio::test]
+    async fn the_last_word_comes_where_a_frame_may_begin() {
+        for (taken, fits) in [(0, true), (1, false), (8, false), (9, true), (10, false), (18, true)] {
+            for vectored in [false, true] {
+                let (mut guarded, mut told) = guarded(taken, vectored);
+                let (one, two) = ([0; 9], [0; 9]);
+                let parts = [IoSlice::new(&one), IoSlice::new(&two)];
+                let whole = [one, two].concat();
+                let written = poll_fn(|cx| match vectored {
+                    true => Pin::new(&mut guarded).poll_write_vectored(cx, &parts),
+                    false => Pin::new(&mut guarded).poll_write(cx, &whole),
+                });
+                assert_eq!(written.await.unwrap(), taken);
+                told.recv().await.unwrap();
+                guarded.connection.cut(Cut::Crowded);
+                guarded.inner.room = 1_000;
+                drop(guarded);
+                let last = told.recv().await;
+                assert_eq!(last.is_some(), fits, "{taken} {vectored}");
+                assert!(last.is_none_or(|(_, frame)| frame.ends_with(Cut::Crowded.word().as_bytes())));
+            }
+        }
+    }
+}

@@ -179,6 +179,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_request_says_as_much_of_its_length_as_its_body() {
+        let body = |octets: &'static str| http_body_util::Full::new(Bytes::from(octets));
+        assert!(Paced::new(body(""), connection()).is_end_stream());
+        let whole = Paced::new(body("abc"), connection());
+        assert!(!whole.is_end_stream());
+        assert_eq!(whole.size_hint().exact(), Some(3));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn trailers_cost_nothing() {
         let mut body = frames(&[BURST]);
         body.0.push_back(Frame::trailers(http::HeaderMap::new()));

@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn floods_and_what_is_none() {
-        let table: [(u8, u8, usize, Option<&str>); 9] = [
+        let table: [(u8, u8, usize, Option<&str>); 11] = [
             (HEADERS, END_HEADERS, 2001, Some("too_many_headers")),
             (PING, 0, 2001, Some("too_many_pings")),
             (PING, ACK, 2001, Some("too_many_pings")),
@@ -294,6 +294,9 @@ mod tests {
             (0x8, 0, 2001, Some("too_many_frames")),
             (0x77, 0, 2001, Some("too_many_frames")),
             (PING, 0, 1980, None),
+            // An answer to ours is as cheap as any other frame.
+            (SETTINGS, ACK, 1980, None),
+            (SETTINGS, ACK, 2001, Some("too_many_settings")),
             (DATA, 0, 100_000, None),
         ];
         let now = Instant::now();
