@@ -249,6 +249,17 @@ async fn a_mark_that_could_not_be_written_leaves_none_behind() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repeat_that_cannot_be_marked_leaves_the_mark_of_what_was_lost() {
+    let house = House::expired().await;
+    mark(&house, "rt-0").await;
+    pass(91).await;
+    house.store.fail_only(Change::Intent, Fault::Unavailable);
+    assert_eq!(house.get().await.unwrap_err().0, Reason::StoreUnavailable);
+    assert_eq!(house.authority.times(), 0);
+    assert!(house.marked().await, "whoever comes next has to know");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mark_that_cannot_be_removed_does_not_make_this_broker_forget_how_it_ended() {
     let steps: [fn() -> Step; 2] = [|| Step::Reject, || Step::Busy(Some(0))];
     for (row, step) in steps.into_iter().enumerate() {
