@@ -183,4 +183,28 @@ mod tests {
         assert!(before.same(&Fingerprint::of(b"x")).is_some());
         assert!(before.same(&Fingerprint::of(b"y")).is_none());
     }
+
+    #[test]
+    fn what_a_reader_found_is_known_until_a_reader_finds_it_gone() {
+        let cache = Cache::new();
+        let print = || Fingerprint::of(b"x");
+        cache.found("a", &cache.before(&"a"), print(), &Arc::new("x"));
+        assert_eq!(cache.fresh(&"a").as_deref(), Some(&"x"));
+        cache.not_found(&"a", &cache.before(&"a"));
+        assert!(cache.fresh(&"a").is_none());
+        assert!(cache.before(&"a").same(&print()).is_none());
+    }
+
+    #[test]
+    fn a_reader_makes_what_is_known_fresh_again_also_while_other_records_are_written() {
+        for (found, fresh) in [(b"x", true), (b"y", false)] {
+            let cache = Cache::new();
+            cache.written("a", Fingerprint::of(b"x"), &Arc::new("x"));
+            std::thread::sleep(FRESH);
+            let before = cache.before(&"a");
+            cache.written("b", Fingerprint::of(b"z"), &Arc::new("z"));
+            cache.found("a", &before, Fingerprint::of(found), &Arc::new("x"));
+            assert_eq!(cache.fresh(&"a").is_some(), fresh);
+        }
+    }
 }

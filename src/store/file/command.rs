@@ -132,4 +132,38 @@ mod tests {
     fn endless_output_is_cut() {
         assert_eq!(output("cat /dev/zero", LONG).unwrap_err(), "printed too much");
     }
+
+    /// A pipe that says this, one after the other, and then that there is nothing now.
+    struct Pipe(Vec<io::Result<usize>>);
+
+    impl Read for Pipe {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.0.remove(0).inspect(|count| buf[..*count].fill(b'x'))
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_taken_to_the_last_octet_and_not_one_more() {
+        let error = |kind: io::ErrorKind| Err(io::Error::from(kind));
+        let full = || std::iter::repeat_with(|| Ok(4096)).take(MAX_OUTPUT / 4096);
+        let all = MAX_OUTPUT;
+        let table = [
+            (vec![], Ok(0)),
+            (vec![Ok(3), error(io::ErrorKind::Interrupted), Ok(4)], Ok(7)),
+            (
+                vec![Ok(3), error(io::ErrorKind::BrokenPipe)],
+                Err("cannot be read: broken pipe"),
+            ),
+            (full().collect(), Ok(all)),
+            (full().chain([Ok(1)]).collect(), Err("printed too much")),
+        ];
+        for (row, (said, want)) in table.into_iter().enumerate() {
+            let mut output = Zeroizing::default();
+            let got = drain(&mut Pipe(said), &mut output).map(|()| output.len());
+            assert_eq!(got, want.map_err(str::to_owned), "{row}");
+        }
+    }
 }

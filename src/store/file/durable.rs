@@ -132,6 +132,10 @@ fn move_unless_there(from: &Path, to: &Path) -> io::Result<bool> {
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
         Err(cause) => return Err(cause.into()),
     }
+    link_unless_there(from, to)
+}
+
+fn link_unless_there(from: &Path, to: &Path) -> io::Result<bool> {
     match fs::hard_link(from, to) {
         Ok(()) => fs::remove_file(from).map(|()| true),
         Err(cause) if cause.kind() == io::ErrorKind::AlreadyExists => Ok(false),
@@ -165,9 +169,10 @@ fn temporary_name(name: &str) -> String {
 }
 
 fn write_new(path: &Path, content: &[u8]) -> Result<(), AtPath> {
-    // Removed and made anew: what was left there might be a link to elsewhere, or open in another process.
+    // Removed and made anew: what was left there might be a link to elsewhere, or open in another process. EXCL follows
+    // no link.
     remove_if_there(path)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let write = || -> io::Result<()> {
         let mut file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(PRIVATE_FILE))?);
         // The umask may have taken more away than others' rights.
@@ -254,4 +259,64 @@ fn make_directory(path: &Path) -> Result<bool, AtPath> {
 
 fn sync_parent(path: &Path) -> Result<(), AtPath> {
     path.parent().map_or(Ok(()), sync_directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_be_exactly_as_long_as_the_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, b"12345").unwrap();
+        assert!(matches!(read(&path, 5).unwrap(), Found::Content(content) if content == b"12345"));
+        assert!(matches!(read(&path, 4).unwrap(), Found::Unusable(_)));
+        // It grew after it was looked at.
+        let (file, about) = open(&path, OFlags::empty()).unwrap().unwrap();
+        fs::write(&path, b"1234567").unwrap();
+        assert_eq!(read_open(file, &about, 5).unwrap(), None);
+    }
+
+    /// How it is done where the system cannot do it in one step.
+    #[test]
+    fn a_link_replaces_nothing_and_leaves_one_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| directory.path().join(name));
+        let missing = link_unless_there(&from, &to).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        fs::write(&from, b"new").unwrap();
+        assert!(link_unless_there(&from, &to).unwrap());
+        assert!(!from.exists());
+        fs::write(&from, b"newer").unwrap();
+        assert!(!link_unless_there(&from, &to).unwrap());
+        assert_eq!((fs::read(&to).unwrap(), from.exists()), (b"new".to_vec(), true));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_an_error_and_not_absent() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, b"").unwrap();
+        let below = file.join("below");
+        remove_if_there(&below).unwrap_err();
+        make_directory(&below).unwrap_err();
+        let absent = directory.path().join("absent");
+        sync_directory(&absent).unwrap_err();
+        sync_parent(&absent.join("below")).unwrap_err();
+        assert!(!remove_if_there(&absent).unwrap());
+    }
+
+    #[test]
+    fn directories_are_made_durable_once_also_those_that_were_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("above/root");
+        let (old, new) = (root.join("old"), root.join("old/new"));
+        fs::create_dir_all(&old).unwrap();
+        let directories = Directories::default();
+        let all = [&root, &old, &new];
+        assert!(all.iter().all(|path| !directories.is_durable(path)));
+        assert_eq!(directories.make(&root, Path::new("old/new")).unwrap(), new);
+        assert!(all.iter().all(|path| directories.is_durable(path)));
+    }
 }

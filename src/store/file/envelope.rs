@@ -385,3 +385,21 @@ impl de::Visitor<'_> for SecretVisitor {
         Ok(Secret(SecretString::from(text)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A vector that grows by itself leaves what it held behind, unwiped.
+    #[test]
+    fn a_text_grows_only_when_it_has_to_and_then_by_a_copy_of_our_own() {
+        let mut text = Wiped(Zeroizing::new(Vec::with_capacity(4)));
+        for part in [b"ab", b"cd"] {
+            text.write_all(part).unwrap();
+            assert_eq!(text.0.capacity(), 4);
+        }
+        text.write_all(b"e").unwrap();
+        assert_eq!(text.0.as_slice(), b"abcde");
+        assert!(text.0.capacity() >= 10, "a vector's own growth is to 8");
+    }
+}

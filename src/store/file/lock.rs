@@ -173,3 +173,27 @@ fn open(path: &Path) -> rustix::io::Result<File> {
         Err(cause) => Err(cause),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Operation;
+
+    #[tokio::test]
+    async fn a_lock_tells_what_it_is_held_for_until_it_is_let_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let doing = Doing::new(Operation::Lock, "it");
+        let held = take(&Queue::new(), path.clone(), Duration::ZERO, &doing, || Ok(()))
+            .await
+            .unwrap();
+        // Later changes have higher numbers.
+        assert_eq!([held.next_change(), held.next_change()], [1, 2]);
+        assert!(holder(&path).is_none());
+        held.note(HolderState::Refreshing);
+        let told = holder(&path).unwrap();
+        assert_eq!((told.pid, told.state), (std::process::id(), HolderState::Refreshing));
+        drop(held);
+        assert!(holder(&path).is_none() && try_lock(&path).unwrap().is_some());
+    }
+}
