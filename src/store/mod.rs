@@ -332,3 +332,23 @@ impl fmt::Display for StoreError {
         write!(f, "{}{join}{}", self.problem(), self.mend())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mend_is_for_what_the_system_said() {
+        for (kind, mend) in [
+            (std::io::ErrorKind::NotADirectory, "move it away"),
+            (std::io::ErrorKind::PermissionDenied, "check the permissions"),
+        ] {
+            let error = StoreError::Unavailable {
+                operation: Operation::Write,
+                what: "it".to_owned(),
+                cause: Arc::new(std::io::Error::from(kind)),
+            };
+            assert!(error.mend().contains(mend), "{error}");
+        }
+    }
+}

@@ -56,6 +56,18 @@ trait ReadTokens: TokenStore {
 }
 impl<S: TokenStore> ReadTokens for S {}
 
+async fn whoever_follows_entries_is_told_of_those_that_changed(store: impl Backend) {
+    let (one, two) = (key("github", "one"), key("github", "two"));
+    let known = [
+        (&one, put(&store, &one, "1").await),
+        (&two, put(&store, &two, "1").await),
+    ];
+    put(&store, &two, "2").await;
+    let known = known.map(|(key, stored)| (key.clone(), stored)).to_vec();
+    // More may be named, if the store does not know better; none may be missing.
+    assert!(store.changed(known).await.contains(&two));
+}
+
 async fn fields_that_are_not_there_stay_away(store: impl Backend) {
     let entry = key("github", "");
     let mut bare = tokens("one");
@@ -220,6 +232,7 @@ macro_rules! on_every_backend {
 on_every_backend!(
     absent_is_none_and_not_an_error,
     a_token_set_comes_back_whole_and_under_a_new_revision,
+    whoever_follows_entries_is_told_of_those_that_changed,
     fields_that_are_not_there_stay_away,
     what_was_removed_is_gone_for_every_reader,
     names_that_differ_only_in_case_are_two,

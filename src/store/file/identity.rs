@@ -143,7 +143,6 @@ impl Keeper {
     ) -> Result<Option<Arc<Identities>>, StoreError> {
         let in_time = timeout_at(deadline, async {
             let _one = match self.in_memory() {
-                Some(known) if look == Look::Known => return Ok(Some(known)),
                 Some(_) => None,
                 None => Some(self.loading.lock().await),
             };

@@ -196,4 +196,14 @@ mod tests {
         drop(held);
         assert!(holder(&path).is_none() && try_lock(&path).unwrap().is_some());
     }
+
+    #[test]
+    fn a_lock_is_no_link_to_elsewhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let [file, link] = ["file", "link"].map(|name| directory.path().join(name));
+        std::fs::write(&file, "1 refreshing").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert!(holder(&file).is_some() && holder(&link).is_none());
+        try_lock(&link).unwrap_err();
+    }
 }

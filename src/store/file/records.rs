@@ -407,6 +407,14 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_comes_after_a_later_one_is_refused() {
+        let doing = Doing::new(Operation::Write, "it");
+        let mut made = 0;
+        let begun = [1, 3, 2, 4].map(|number| begin(&mut made, number, &doing).is_ok());
+        assert_eq!((begun, made), ([true, true, false, true], 4));
+    }
+
+    #[test]
     fn trouble_has_a_bound_and_keeps_the_longest_file() {
         let trouble = Trouble::default();
         for number in 0..100 {
