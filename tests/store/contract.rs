@@ -65,7 +65,7 @@ async fn whoever_follows_entries_is_told_of_those_that_changed(store: impl Backe
     put(&store, &two, "2").await;
     let known = known.map(|(key, stored)| (key.clone(), stored)).to_vec();
     // More may be named, if the store does not know better; none may be missing.
-    assert!(store.changed(known).await.contains(&two));
+    assert!(TokenStore::changed(&store, known).await.contains(&two));
 }
 
 async fn fields_that_are_not_there_stay_away(store: impl Backend) {

@@ -29,7 +29,7 @@ impl Write for OnDisk {
 }
 
 /// When a broker gets its key.
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Key {
     AtOnce,
     /// After the first records.
