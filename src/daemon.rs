@@ -92,8 +92,9 @@ pub struct Options {
     pub socket: SocketChoice,
     /// Who is let in.
     pub admission: Admission,
-    /// Further uids that may connect.
-    pub allowed_uids: Vec<u32>,
+    /// Which uids may connect. If they are not the broker's own alone, its socket can be reached by every uid inside a
+    /// sandbox; the runtime directory remains the wall on the host.
+    pub peers: AllowedPeers,
     /// Keep everything in memory.
     pub ephemeral: bool,
     /// Who is told about the logins of sandboxes.
@@ -107,7 +108,7 @@ impl fmt::Debug for Options {
         f.debug_struct("Options")
             .field("socket", &self.socket)
             .field("admission", &self.admission)
-            .field("allowed_uids", &self.allowed_uids)
+            .field("peers", &self.peers)
             .field("ephemeral", &self.ephemeral)
             .field("metrics", &self.metrics)
             .finish_non_exhaustive()
@@ -233,7 +234,7 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
         SocketChoice::Own | SocketChoice::At(..) => DirName::Random,
     };
     let dir = BrokerDir::create(&runtime, name)?;
-    let shared = !options.allowed_uids.is_empty();
+    let shared = !options.peers.are_own();
     let bound = match options.socket {
         SocketChoice::At(path, mode) => dir.bind_at(&path, mode)?.into(),
         SocketChoice::Own | SocketChoice::Daemon if shared => dir.bind_sandbox(Exposure::Shared)?.into(),
@@ -268,7 +269,7 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
     };
     let mut sandbox_layers = Layers::new(
         routes::sandbox(&broker)?,
-        AllowedPeers::own_and(&options.allowed_uids),
+        options.peers,
         options.admission,
         Some((audit, clock)),
     )

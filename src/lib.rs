@@ -16,6 +16,7 @@
 //! | [`store`] | where token sets and API keys are kept |
 //! | [`oauth`] | authorization servers, and the one HTTP client |
 //! | [`client`] | what a program imports to get credentials, in a sandbox or on the host |
+//! | [`sandbox`] | from what `run --sandbox` is asked for to a runtime's command line |
 //! | [`config`] | file, environment and flags become one valid configuration |
 //! | [`credential`], [`clock`], [`reason`], [`proto`] | the leaves: values, time, names of failures, generated code |
 
@@ -29,6 +30,7 @@ pub mod daemon;
 pub mod oauth;
 pub mod proto;
 pub mod reason;
+pub mod sandbox;
 pub mod server;
 pub mod service;
 pub mod store;

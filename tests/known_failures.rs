@@ -192,7 +192,7 @@ async fn a_socket_path_that_is_too_long_is_refused_before_bind_with_the_limit_an
     let options = |socket| Options {
         socket,
         admission: Admission::Open(Arc::default()),
-        allowed_uids: Vec::new(),
+        peers: credbroker::server::peer::AllowedPeers::own_and(&[]),
         ephemeral: true,
         notices: credbroker::broker::login::to_the_log(),
         metrics: None,

@@ -172,7 +172,7 @@ async fn broker(home: &Path) -> Result<()> {
                 capability_sha256: Sha256::digest(CAPABILITY).into(),
                 policy: Arc::new(Policy::serve(Vec::new())),
             }]),
-            allowed_uids: Vec::new(),
+            peers: credbroker::server::peer::AllowedPeers::own_and(&[]),
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
             metrics: None,

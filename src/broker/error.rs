@@ -99,7 +99,9 @@ pub enum Error {
     )]
     UnauthorizedKey(Name),
     /// The peer's uid may not use this socket.
-    #[error("uid {uid} may not use this socket: the host allows it with `--allow-uid {uid}`")]
+    #[error(
+        "uid {uid} may not use this socket: the host allows it with `--allow-uid {uid}` of `serve`, or with a --user, --uidmap or --userns of `run --sandbox` that stands for it"
+    )]
     PeerNotAllowed {
         /// The uid that the kernel reported when the connection was accepted.
         uid: u32,

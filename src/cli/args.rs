@@ -2,6 +2,7 @@
 
 mod audit;
 mod git;
+mod sandbox;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::{
     audit::{AuditCommand, AuditShowArgs, AuditVerifyArgs, Since},
     git::GitCredentialArgs,
+    sandbox::{SandboxArgs, SandboxKind},
 };
 use crate::{
     broker::policy::{EntryPattern, NamePattern},
@@ -110,6 +112,7 @@ impl Command {
             Self::Serve(args) if args.socket_mode.is_some() && args.socket.is_none() => {
                 serve("--socket-mode needs --socket: the mode of the broker's own socket follows from --allow-uid")
             }
+            Self::Run(args) => sandbox::check(args),
             _ => Ok(()),
         }
     }
@@ -214,24 +217,23 @@ or * (everything); KEY is a name or *.
 CMD finds the socket in CREDBROKER_SOCKET and the capability in CREDBROKER_CAPABILITY. It may do nothing but what the \
 --allow flags name. When it ends, the broker ends and its files are gone.
 
-Example: credbroker run --allow github -- python3 client.py")]
+--sandbox bwrap shows CMD this host's programs, the working directory (to write to) and an empty home, without an image; \
+podman and docker start a container of --image, which sees what --mount names. Each of them has the network, and an \
+environment without what is not on a list or named by --env. docs/sandboxes.md has all of it.
+
+Examples: credbroker run --allow github -- python3 client.py; \
+credbroker run --sandbox bwrap --allow github -- make test; \
+credbroker run --sandbox podman --image node:22 --mount . --allow github -- npm test")]
 pub struct RunArgs {
     /// What CMD may do.
     #[command(flatten)]
     pub rights: Rights,
-    /// How CMD is confined: none, which is not at all (CMD runs as you and could read the store)
-    #[arg(long, value_name = "KIND", value_enum, default_value_t = SandboxKind::None, hide_possible_values = true)]
-    pub sandbox: SandboxKind,
+    /// What CMD is confined by.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
-}
-
-/// How `run` confines its command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SandboxKind {
-    /// Not at all: CMD runs as you and could read the store itself
-    None,
 }
 
 /// Arguments of `login`.

@@ -106,6 +106,10 @@ impl Failure {
         Self { code, ..self }
     }
 
+    pub(super) fn usage(message: impl Into<String>) -> Self {
+        Self::new(USAGE, message)
+    }
+
     pub(super) fn bad_data(message: impl Into<String>) -> Self {
         Self::new(BAD_DATA, message)
     }

@@ -7,6 +7,7 @@ mod child;
 mod doctor;
 mod failure;
 mod git_credential;
+mod inside;
 mod key;
 mod login;
 mod logout;
@@ -143,7 +144,9 @@ fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
             let inherited = serve::inherited(environment, &arguments)?;
             runtime(Workers::Many)?.block_on(serve::serve(&config()?, environment, arguments, inherited))
         }
-        Command::Run(arguments) => runtime(Workers::Many)?.block_on(run::run(config, environment, arguments)),
+        Command::Run(arguments) => {
+            runtime(Workers::Many)?.block_on(run::run(config, cli.config.as_deref(), environment, arguments))
+        }
         Command::Login(arguments) => runtime(Workers::One)?.block_on(login::login(config, environment, arguments)),
         Command::Logout(arguments) => runtime(Workers::One)?.block_on(async {
             let session = session::Session::open(config, environment).await?;

@@ -52,6 +52,11 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
     written(writeln!(io::stdout(), "{text}"))
 }
 
+/// The result as it is: paths need not be text.
+pub(super) fn bytes(result: &[u8]) -> Result<(), Failure> {
+    written(io::stdout().write_all(result))
+}
+
 /// The result as pretty JSON.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::internal(error.to_string()))?;

@@ -18,6 +18,7 @@ use crate::{
     daemon::{self, Options, SocketChoice},
     server::{
         admission::{Admission, Sandbox},
+        peer::AllowedPeers,
         socket::{Handover, InheritedSocket, SocketError},
     },
 };
@@ -47,7 +48,7 @@ pub(super) async fn serve(
     let options = Options {
         socket,
         admission,
-        allowed_uids: arguments.allow_uid,
+        peers: AllowedPeers::own_and(&arguments.allow_uid),
         ephemeral: arguments.ephemeral,
         notices: to_the_log(),
         metrics: config.metrics.listen.clone(),

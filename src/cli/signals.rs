@@ -21,6 +21,17 @@ pub const FORWARDED: [Signal; 6] = [
     Signal::USR1,
     Signal::USR2,
 ];
+/// The same for a command that shares no terminal with it: also what the terminal's size and Ctrl-Z are told by.
+pub const INTO_A_SANDBOX: [Signal; 8] = [
+    Signal::INT,
+    Signal::TERM,
+    Signal::HUP,
+    Signal::QUIT,
+    Signal::USR1,
+    Signal::USR2,
+    Signal::WINCH,
+    Signal::TSTP,
+];
 /// What ends a `login`. SIGHUP is a terminal that was closed.
 pub const CANCELLING: [Signal; 4] = [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT];
 

@@ -3,6 +3,8 @@
 //! The kernel answers with the uid and pid of the process that called `connect`, as the broker's user namespace sees
 //! them. A descriptor that is passed on keeps the first process's credentials; the threat model says so.
 
+use std::ops::RangeInclusive;
+
 use tokio::net::UnixStream;
 
 use crate::broker::Error;
@@ -36,16 +38,29 @@ impl Peer {
 /// Which uids may use a socket.
 #[derive(Debug, Clone)]
 pub struct AllowedPeers {
-    uids: Vec<u32>,
+    uids: Vec<RangeInclusive<u32>>,
 }
 
 impl AllowedPeers {
     /// The broker's own user, and these.
     #[must_use]
     pub fn own_and(others: &[u32]) -> Self {
-        let mut uids = vec![rustix::process::geteuid().as_raw()];
-        uids.extend(others);
-        Self { uids }
+        let uids = std::iter::once(own()).chain(others.iter().copied());
+        Self {
+            uids: uids.map(|uid| uid..=uid).collect(),
+        }
+    }
+
+    /// These, and the broker's own user only if it is among them.
+    #[must_use]
+    pub fn exactly(uids: &[RangeInclusive<u32>]) -> Self {
+        Self { uids: uids.to_vec() }
+    }
+
+    /// Whether nobody but the broker's own user may.
+    #[must_use]
+    pub fn are_own(&self) -> bool {
+        self.uids.iter().all(|uids| *uids == (own()..=own()))
     }
 
     /// Lets the peer pass, or says which flag would.
@@ -54,11 +69,15 @@ impl AllowedPeers {
     /// [`Error::PeerNotAllowed`], [`Error::PeerUnknown`].
     pub fn check(&self, peer: Option<Peer>) -> Result<Peer, Error> {
         match peer {
-            Some(peer) if self.uids.contains(&peer.uid) => Ok(peer),
+            Some(peer) if self.uids.iter().any(|uids| uids.contains(&peer.uid)) => Ok(peer),
             Some(peer) => Err(Error::PeerNotAllowed { uid: peer.uid }),
             None => Err(Error::PeerUnknown),
         }
     }
+}
+
+fn own() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 #[cfg(test)]
@@ -80,5 +99,24 @@ mod tests {
                 .check(Some(Peer { uid: named, pid: None }))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn a_mapping_lets_in_its_own_uids_exactly() {
+        let own = rustix::process::geteuid().as_raw();
+        let base = own.wrapping_add(200_000);
+        let allowed = AllowedPeers::exactly(&[base..=base + 9, base + 20..=base + 20]);
+        for (uid, passes) in [
+            (base, true),
+            (base + 9, true),
+            (base + 10, false),
+            (base + 20, true),
+            (base - 1, false),
+            (own, false),
+        ] {
+            assert_eq!(allowed.check(Some(Peer { uid, pid: None })).is_ok(), passes, "{uid}");
+        }
+        assert!(!allowed.are_own() && !AllowedPeers::own_and(&[base]).are_own());
+        assert!(AllowedPeers::own_and(&[]).are_own() && AllowedPeers::exactly(&[own..=own]).are_own());
     }
 }

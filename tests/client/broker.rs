@@ -124,7 +124,7 @@ impl Host {
         let options = Options {
             socket: SocketChoice::At(self.socket(), 0o600),
             admission,
-            allowed_uids: Vec::new(),
+            peers: credbroker::server::peer::AllowedPeers::own_and(&[]),
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
             metrics: None,

@@ -140,7 +140,7 @@ impl Host {
         let options = Options {
             socket,
             admission,
-            allowed_uids,
+            peers: AllowedPeers::own_and(&allowed_uids),
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
             metrics: None,

@@ -1,0 +1,168 @@
+//! A command in its sandbox, from the start of the runtime's program to the end of both.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::fd::AsRawFd as _,
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::{process::Command, time::timeout};
+
+use super::BROKER_FAILED;
+use crate::{
+    cli::{
+        child::{self, Child, Start},
+        failure::Failure,
+        inside::Inside,
+        signals::Signals,
+    },
+    config::{CAPABILITY, Environment, SOCKET},
+    sandbox::{Broker, CommandLine, Environment as Kept, Runtime, Sandbox},
+};
+
+/// How long a runtime may take to remove a container.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the command and its runtime get.
+pub(super) struct Session<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) secrets: &'a [&'a str],
+    pub(super) capability: &'a SecretString,
+}
+
+impl Session<'_> {
+    /// The environment of the runtime's program. The capability is in it, and in no argument.
+    fn variables<'s>(&'s self, line: &'s CommandLine) -> impl Iterator<Item = (&'s OsStr, &'s OsStr)> {
+        let kept = |name: &OsStr| match &line.environment {
+            Kept::Users => true,
+            Kept::Only(names) => names.iter().any(|kept| name == kept.as_str()),
+        };
+        self.environment
+            .child_environment(self.secrets)
+            .filter(move |(name, _)| kept(name) && *name != "PATH")
+            .chain([
+                ("PATH".as_ref(), line.path.as_os_str()),
+                (SOCKET.as_ref(), line.socket.as_os_str()),
+                (CAPABILITY.as_ref(), self.capability.expose_secret().as_ref()),
+            ])
+    }
+}
+
+pub(super) async fn run(
+    sandbox: &Sandbox,
+    broker: &Broker,
+    session: &Session<'_>,
+    signals: &mut Signals,
+) -> Result<u8, Failure> {
+    let line = sandbox.command_line(broker);
+    match sandbox.runtime() {
+        Runtime::Bwrap => bwrap(&line, session, signals).await,
+        Runtime::Podman | Runtime::Docker => container(sandbox, broker, &line, session, signals).await,
+    }
+}
+
+async fn bwrap(line: &CommandLine, session: &Session<'_>, signals: &mut Signals) -> Result<u8, Failure> {
+    let (hears, tells) = io::pipe()
+        .map_err(|error| Failure::internal(format!("cannot make a pipe: {error}")).with_code(BROKER_FAILED))?;
+    let arguments: Vec<OsString> = line.arguments(tells.as_raw_fd()).collect();
+    let inside = Inside::hear(hears).map_err(|failure| failure.with_code(BROKER_FAILED))?;
+    let start = Start {
+        inherits: Some(tells.into()),
+        alone: true,
+        ..Start::default()
+    };
+    let child = Child::start(line.program.as_os_str(), &arguments, session.variables(line), start)
+        .map_err(|failure| failure.with_code(BROKER_FAILED))?;
+    let code = child.wait_inside(signals, &inside).await?;
+    match inside.reached().await {
+        // Also if somebody ended bwrap itself.
+        true => Ok(code),
+        false if code > 128 => Ok(code),
+        false => Err(refused(Runtime::Bwrap, bwraps_mend())),
+    }
+}
+
+async fn container(
+    sandbox: &Sandbox,
+    broker: &Broker,
+    line: &CommandLine,
+    session: &Session<'_>,
+    signals: &mut Signals,
+) -> Result<u8, Failure> {
+    let arguments: Vec<OsString> = line.arguments(-1).collect();
+    let start = Start {
+        // What is told so passes it on to the container.
+        when_we_die: Some(Signal::TERM),
+        ..Start::default()
+    };
+    let child = Child::start(line.program.as_os_str(), &arguments, session.variables(line), start)
+        .map_err(|failure| failure.with_code(BROKER_FAILED))?;
+    let code = child.wait(signals).await?;
+    if code > 128 {
+        // Its own end may have been the signal's, not the container's.
+        remove(sandbox, broker, session).await;
+    }
+    match (code, sandbox.runtime()) {
+        (BROKER_FAILED, Runtime::Podman) => Err(refused(
+            Runtime::Podman,
+            "see what it says above; `credbroker doctor` looks at it, and docs/sandboxes.md has what it needs",
+        )),
+        (BROKER_FAILED, _) => Err(refused(
+            Runtime::Docker,
+            "see what it says above; `docker info` tells whether its daemon can be reached",
+        )),
+        (code, _) => Ok(code),
+    }
+}
+
+/// Nothing is said if there is none, which is as it should be.
+async fn remove(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) {
+    let Some(line) = sandbox.removal(broker) else {
+        return;
+    };
+    let variables = session
+        .variables(&line)
+        .filter(|(name, _)| *name != CAPABILITY && *name != SOCKET);
+    let mut command = std::process::Command::new(&line.program);
+    command
+        .args(line.arguments(-1))
+        .env_clear()
+        .envs(variables)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    child::restore_umask(&mut command);
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
+    if !matches!(timeout(PATIENCE, command.status()).await, Ok(Ok(_))) {
+        tracing::warn!("it is not known whether the container is gone");
+    }
+}
+
+fn refused(runtime: Runtime, mend: &str) -> Failure {
+    let name = runtime.name();
+    Failure::internal(format!("{name} did not start the command: {mend}")).with_code(BROKER_FAILED)
+}
+
+/// What keeps bwrap from its work on most hosts where something does.
+fn bwraps_mend() -> &'static str {
+    let says = |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|said| said.trim() == value);
+    if rustix::process::geteuid().is_root() {
+        "see what it says above"
+    } else if says("/proc/sys/kernel/unprivileged_userns_clone", "0") {
+        "this kernel keeps user namespaces from users; allow them with `sysctl kernel.unprivileged_userns_clone=1`"
+    } else if says("/proc/sys/user/max_user_namespaces", "0") {
+        "this kernel has no user namespaces; allow them with `sysctl user.max_user_namespaces=10000`"
+    } else if says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1")
+        && !Path::new("/etc/apparmor.d/bwrap-userns-restrict").exists()
+    {
+        "AppArmor keeps user namespaces from programs without a profile; install apparmor-profiles and its profile bwrap-userns-restrict"
+    } else {
+        "see what it says above"
+    }
+}

@@ -1,0 +1,210 @@
+//! What a sandbox has to know of this host, found out.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    BROKER_FAILED,
+    asking::{self, Asked},
+    places::{homes, own, place, source, without_dots},
+};
+use crate::{
+    cli::{args::RunArgs, failure::Failure, output},
+    config::{Config, Environment},
+    sandbox::{
+        About, BwrapHost, Covered, Daemon, Directories, DockerHost, Host, Own, PodmanHost, Request, Runtime,
+        SYSTEM_PATHS, Sandbox, SandboxError, SystemPath, asks_for_subordinates,
+    },
+};
+
+/// Where podman looks for the program that is process 1 of a container.
+const INITS: [&str; 4] = [
+    "/usr/libexec/podman/catatonit",
+    "/usr/local/libexec/podman/catatonit",
+    "/usr/lib/podman/catatonit",
+    "/usr/local/lib/podman/catatonit",
+];
+/// There is only where the kernel has SELinux on.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
+const RESOLVER: &str = "/etc/resolv.conf";
+
+/// The sandbox that was asked for, judged by what this host is like.
+pub(super) async fn sandbox(
+    runtime: Runtime,
+    config: &Config,
+    explicit: Option<&Path>,
+    environment: &Environment,
+    arguments: &RunArgs,
+) -> Result<Sandbox, Failure> {
+    let request = request(runtime, arguments)?;
+    let directories = directories(config, explicit, environment)?;
+    // Before anything is asked of a runtime: what must not be mounted is wrong wherever it is.
+    request.check(&directories)?;
+    let host = host(config, environment, &request, directories, arguments.sandbox.dry_run).await?;
+    Ok(Sandbox::new(request, host)?)
+}
+
+fn request(runtime: Runtime, arguments: &RunArgs) -> Result<Request, Failure> {
+    let asked = &arguments.sandbox;
+    let mut mounts = Vec::new();
+    for mount in &asked.mount {
+        let source = source(&mount.source).map_err(unknown_directory)?;
+        mounts.push((mount.clone(), source));
+    }
+    Ok(Request {
+        runtime,
+        image: asked.image.clone(),
+        mounts,
+        user: asked.user,
+        uidmap: asked.uidmap.clone(),
+        userns: asked.userns,
+        variables: asked.env.clone(),
+        arguments: asked.runtime_arg.clone(),
+        command: arguments.command.clone(),
+    })
+}
+
+fn unknown_directory(error: io::Error) -> Failure {
+    Failure::internal(format!(
+        "the working directory cannot be found out: {error}; change to one that is there"
+    ))
+    .with_code(BROKER_FAILED)
+}
+
+fn directories(config: &Config, explicit: Option<&Path>, environment: &Environment) -> Result<Directories, Failure> {
+    let homes = homes(environment, rustix::process::geteuid().as_raw());
+    Ok(Directories {
+        working: place(&fs::canonicalize(".").map_err(unknown_directory)?),
+        home_path: environment.home().map(without_dots),
+        own: own(config, explicit, environment, &homes),
+        homes,
+    })
+}
+
+async fn host(
+    config: &Config,
+    environment: &Environment,
+    request: &Request,
+    directories: Directories,
+    dry_run: bool,
+) -> Result<Host, Failure> {
+    let runtime = request.runtime;
+    let uid = rustix::process::geteuid().as_raw();
+    let mounts = request.mounts.iter().filter(|(mount, _)| !mount.read_only);
+    let mut writable: Vec<_> = mounts.map(|(_, source)| source.place.clone()).collect();
+    if runtime == Runtime::Bwrap {
+        writable.push(directories.working.clone());
+    }
+    let path = asking::search_path(environment, &writable);
+    let program = asking::program(runtime, &path)?;
+
+    let secrets = config.secret_variables();
+    let asked = Asked {
+        runtime,
+        program: &program,
+        path: &path,
+        environment,
+        secrets: &secrets,
+    };
+    let selinux = Path::new(SELINUX).exists();
+    let about = match runtime {
+        Runtime::Bwrap => About::Bwrap(bwrap(environment, &directories.own)?),
+        Runtime::Podman => About::Podman(PodmanHost {
+            subordinates: if asks_for_subordinates(request, uid) {
+                Some(asked.subordinates().await?)
+            } else {
+                None
+            },
+            init: INITS.iter().any(|init| Path::new(init).exists()),
+            selinux,
+        }),
+        Runtime::Docker => About::Docker(DockerHost {
+            daemon: match asked.daemon().await {
+                Ok(daemon) => daemon,
+                Err(error) if dry_run => {
+                    output::warning(&format!("{error}; shown is what a daemon of root's would be told"));
+                    Daemon::Plain
+                }
+                Err(error) => return Err(error.into()),
+            },
+            selinux,
+        }),
+    };
+    Ok(Host {
+        program,
+        path,
+        uid,
+        gid: rustix::process::getegid().as_raw(),
+        terminal: io::stdin().is_terminal() && io::stdout().is_terminal(),
+        variables: names(environment, &secrets),
+        directories,
+        about,
+    })
+}
+
+/// The names of the variables that a command may get.
+fn names(environment: &Environment, secrets: &[&str]) -> BTreeSet<String> {
+    environment
+        .child_environment(secrets)
+        .filter_map(|(name, _)| name.to_str().map(str::to_owned))
+        .collect()
+}
+
+fn bwrap(environment: &Environment, own: &[Own]) -> Result<BwrapHost, Failure> {
+    let system: Vec<SystemPath> = SYSTEM_PATHS.iter().filter_map(|path| system(Path::new(path))).collect();
+    let executable = fs::read_link("/proc/self/exe").ok().filter(|program| program.exists());
+    let covered = own.iter().filter_map(|own| {
+        let path = own.place.path();
+        let shown = SYSTEM_PATHS.iter().any(|system| path.starts_with(system));
+        match (shown && path.exists(), own.is_directory) {
+            (false, _) => None,
+            (true, true) => Some(Covered::Directory(path.to_owned())),
+            (true, false) => Some(Covered::File(path.to_owned())),
+        }
+    });
+    Ok(BwrapHost {
+        system,
+        resolver: resolver(),
+        executable: executable.ok_or_else(|| {
+            Failure::internal("this program's own file is not found: start it anew, it was replaced or removed")
+                .with_code(BROKER_FAILED)
+        })?,
+        covered: covered.collect(),
+        path: environment.get("PATH").unwrap_or(OsStr::new("")).to_owned(),
+    })
+}
+
+fn system(path: &Path) -> Option<SystemPath> {
+    let about = path.symlink_metadata().ok()?;
+    let path = path.to_owned();
+    if about.is_symlink() {
+        let target = fs::read_link(&path).ok()?;
+        return Some(SystemPath::Link { path, target });
+    }
+    about.is_dir().then_some(SystemPath::Directory(path))
+}
+
+/// Many systems have the resolver's configuration below /run, which a sandbox does not see.
+fn resolver() -> Option<(PathBuf, PathBuf)> {
+    let link = Path::new(RESOLVER);
+    let target = fs::read_link(link).ok()?;
+    let named = without_dots(&link.parent()?.join(target));
+    let shown = SYSTEM_PATHS.iter().any(|system| named.starts_with(system));
+    let file = fs::canonicalize(link).ok()?;
+    (!shown).then_some((file, named))
+}
+
+impl From<SandboxError> for Failure {
+    fn from(error: SandboxError) -> Self {
+        if error.is_usage() {
+            Self::usage(error.to_string())
+        } else {
+            Self::internal(error.to_string()).with_code(BROKER_FAILED)
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Where things are on this host, with the files that make a place what it is.
+
+use std::{
+    fs, io,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::{Component, Path, PathBuf},
+};
+
+use crate::{
+    config::{ClientSecret, Config, Environment, IdentitySource},
+    daemon,
+    sandbox::{FileId, Kind, Own, Place, SYSTEM_PATHS, Source},
+};
+
+/// Follows all links as far as something is there; what is not there yet has no links.
+pub(super) fn place(path: &Path) -> Place {
+    let mut rest: Vec<PathBuf> = Vec::new();
+    let mut there = path;
+    let real = loop {
+        match fs::canonicalize(there) {
+            Ok(real) => break real,
+            Err(_) => match (there.parent(), there.file_name()) {
+                (Some(parent), Some(name)) => {
+                    rest.push(name.into());
+                    there = parent;
+                }
+                _ => break there.to_owned(),
+            },
+        }
+    };
+    let exists = rest.is_empty();
+    let mut above: Vec<FileId> = real.ancestors().skip(1).filter_map(id).collect();
+    let own = id(&real);
+    if !exists {
+        above.extend(own);
+    }
+    let path = rest.iter().rev().fold(real, |path, name| path.join(name));
+    Place::new(path, own.filter(|_| exists), above)
+}
+
+fn id(path: &Path) -> Option<FileId> {
+    let about = path.symlink_metadata().ok()?;
+    Some(FileId {
+        device: about.dev(),
+        inode: about.ino(),
+    })
+}
+
+/// The source of a `--mount`.
+pub(super) fn source(path: &Path) -> io::Result<Source> {
+    let absolute = std::path::absolute(path)?;
+    let place = place(&absolute);
+    let kind = match place.path().symlink_metadata() {
+        Ok(about) if about.is_dir() => Kind::Directory,
+        Ok(about) if about.is_file() => Kind::File,
+        Ok(about) if about.file_type().is_socket() => Kind::Other,
+        Ok(_) => Kind::Other,
+        Err(_) => Kind::Absent,
+    };
+    let plain = !absolute.components().any(|part| part == Component::ParentDir);
+    Ok(Source {
+        named: if plain { absolute } else { place.path().to_owned() },
+        place,
+        kind,
+    })
+}
+
+/// The homes of this user: what HOME says, and what the system says.
+pub(super) fn homes(environment: &Environment, uid: u32) -> Vec<Place> {
+    let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let account = accounts.lines().find_map(|line| {
+        let mut fields = line.split(':').skip(2);
+        (fields.next()? == uid.to_string()).then(|| fields.nth(2))?
+    });
+    let account = account
+        .map(Path::new)
+        .filter(|home| home.is_absolute() && home.parent().is_some());
+    environment.home().into_iter().chain(account).map(place).collect()
+}
+
+/// What belongs to credbroker and to no sandbox.
+pub(super) fn own(config: &Config, explicit: Option<&Path>, environment: &Environment, homes: &[Place]) -> Vec<Own> {
+    let directory = |what, path: &Path| Own {
+        what,
+        place: place(path),
+        is_directory: true,
+    };
+    let file = |what, path: &Path| Own {
+        what,
+        place: place(path),
+        is_directory: false,
+    };
+    let mut own = Vec::new();
+    own.extend(config.store.path.as_deref().map(|path| directory("its store", path)));
+    own.extend(config.audit.path.as_deref().map(|path| directory("its records", path)));
+    own.extend(
+        daemon::runtime_path(environment)
+            .ok()
+            .map(|path| directory("its sockets", &path)),
+    );
+    let default = Config::default_file(environment);
+    own.extend(
+        default
+            .as_deref()
+            .and_then(Path::parent)
+            .map(|path| directory("its configuration", path)),
+    );
+    own.extend(explicit.map(|path| file("its configuration", path)));
+    if let IdentitySource::File(path) = &config.store.identity {
+        let identity = file("the store's identity", path);
+        // Where the identity is alone among files that are nobody else's, its neighbours are as private as it is.
+        let above = identity.place.path().parent().map(place);
+        let shared = |place: &Place| {
+            homes.iter().any(|home| place.holds(home))
+                || SYSTEM_PATHS
+                    .iter()
+                    .any(|system| Path::new(system).starts_with(place.path()))
+        };
+        own.extend(above.filter(|above| !shared(above)).map(|place| Own {
+            what: "the directory of the store's identity",
+            place,
+            is_directory: true,
+        }));
+        own.push(identity);
+    }
+    own.extend(
+        config
+            .providers
+            .values()
+            .filter_map(|provider| match &provider.client_secret {
+                Some(ClientSecret::File(path)) => Some(file("a client secret", path)),
+                Some(ClientSecret::Variable(_) | ClientSecret::Command(_)) | None => None,
+            }),
+    );
+    own
+}
+
+/// A path without `.` and `..`, as if there were no links in it.
+pub(super) fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            part => plain.push(part),
+        }
+    }
+    plain
+}

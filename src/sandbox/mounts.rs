@@ -1,0 +1,343 @@
+//! What may be mounted, and where: nothing of credbroker's own, not the home, nothing that the host's services listen in.
+
+use std::{
+    ffi::{OsStr, OsString},
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::{Component, Path, PathBuf},
+};
+
+use super::{
+    SandboxError,
+    bwrap::{EXECUTABLE_DIRECTORY, SYSTEM_PATHS},
+    container::SOCKET_DIRECTORY,
+};
+
+/// `SRC[:DST[:ro]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// What is mounted.
+    pub source: PathBuf,
+    /// Where. `None`: where it is on the host.
+    pub destination: Option<PathBuf>,
+    /// Whether nothing there can be changed.
+    pub read_only: bool,
+}
+
+/// What is no [`Mount`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMount {
+    /// Nothing to mount.
+    #[error("SRC is empty: name a file or directory, as in SRC, SRC:DST or SRC:DST:ro")]
+    NoSource,
+    /// A place that is none.
+    #[error(
+        "DST is no absolute path: write SRC, SRC:DST or SRC:DST:ro with DST from / on (to keep the place: SRC:SRC:ro)"
+    )]
+    NoDestination,
+    /// Something else behind it.
+    #[error("what follows DST can only be ro: write SRC:DST:ro, or SRC:DST for one that can be written to")]
+    NotReadOnly,
+    /// More parts than there are.
+    #[error(
+        "there are more than three parts: write SRC:DST:ro; a path with a colon cannot be mounted, mount the directory it is in"
+    )]
+    TooManyParts,
+}
+
+impl Mount {
+    /// Reads an argument.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(argument: &OsStr) -> Result<Self, InvalidMount> {
+        let mut parts = argument
+            .as_bytes()
+            .split(|byte| *byte == b':')
+            .map(|part| OsString::from_vec(part.to_vec()));
+        let source = parts
+            .next()
+            .filter(|source| !source.is_empty())
+            .ok_or(InvalidMount::NoSource)?;
+        let destination = parts.next().map(PathBuf::from);
+        let mode = parts.next();
+        if parts.next().is_some() {
+            return Err(InvalidMount::TooManyParts);
+        }
+        if destination
+            .as_ref()
+            .is_some_and(|destination| !destination.is_absolute())
+        {
+            return Err(InvalidMount::NoDestination);
+        }
+        match mode {
+            None => {}
+            Some(mode) if mode == "ro" => {}
+            Some(_) => return Err(InvalidMount::NotReadOnly),
+        }
+        Ok(Self {
+            source: source.into(),
+            destination,
+            read_only: argument.as_bytes().ends_with(b":ro"),
+        })
+    }
+}
+
+/// What tells one file from all others, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// The file system.
+    pub device: u64,
+    /// The file in it.
+    pub inode: u64,
+}
+
+/// A place in the file system: its path without links, and which files it and those above it are. One directory may have
+/// several paths (bind mounts, file systems that do not tell cases apart).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    path: PathBuf,
+    id: Option<FileId>,
+    above: Vec<FileId>,
+}
+
+impl Place {
+    /// `path` has no links; `id` is what is there, if anything is; `above` are the directories it is in.
+    #[must_use]
+    pub fn new(path: PathBuf, id: Option<FileId>, above: Vec<FileId>) -> Self {
+        Self { path, id, above }
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the other one is this one or lies in it.
+    #[must_use]
+    pub fn holds(&self, other: &Self) -> bool {
+        let same = |id: FileId| other.id == Some(id) || other.above.contains(&id);
+        other.path.starts_with(&self.path) || self.id.is_some_and(same)
+    }
+}
+
+/// What is at the source of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// A socket, a device, a pipe.
+    Other,
+    /// Nothing.
+    Absent,
+}
+
+/// What a [`Mount`]'s source is on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The path as it was written, from / on.
+    pub named: PathBuf,
+    /// Where that leads.
+    pub place: Place,
+    /// What is there.
+    pub kind: Kind,
+}
+
+/// Something that belongs to credbroker, and to no sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// What it is, for the message.
+    pub what: &'static str,
+    /// Where it is.
+    pub place: Place,
+    /// Whether what lies in it is credbroker's, too.
+    pub is_directory: bool,
+}
+
+/// What the rules are about.
+#[derive(Debug, Clone)]
+pub struct Directories {
+    /// Where the user is.
+    pub working: Place,
+    /// The home as HOME has it.
+    pub home_path: Option<PathBuf>,
+    /// The same without links; also the home that the system has for the user.
+    pub homes: Vec<Place>,
+    /// What is credbroker's own.
+    pub own: Vec<Own>,
+}
+
+/// Something that is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mounted {
+    pub(super) source: PathBuf,
+    pub(super) destination: PathBuf,
+    pub(super) read_only: bool,
+}
+
+/// What a sandbox has inside that nothing may lie over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Inside {
+    reserved: &'static [&'static str],
+}
+
+/// The kernel's own file systems.
+const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
+/// Where the host's services listen.
+const SERVICES: &str = "/run";
+/// Where removable disks are mounted, below the other.
+const DISKS: &str = "/run/media";
+/// Where everybody's programs listen; what is in it may be mounted.
+const SHARED: [&str; 2] = ["/tmp", "/var/tmp"];
+
+const CHANGE_DIRECTORY: &str = "change to the directory of your project";
+const CHOOSE: &str = "mount a directory that holds only what the sandbox needs";
+
+impl Inside {
+    pub(super) fn container() -> Self {
+        Self {
+            reserved: &[SOCKET_DIRECTORY],
+        }
+    }
+
+    pub(super) fn bwrap() -> Self {
+        Self {
+            reserved: &[SOCKET_DIRECTORY, EXECUTABLE_DIRECTORY],
+        }
+    }
+
+    fn judge(self, destination: &Path) -> Result<(), SandboxError> {
+        let refused = |why| {
+            Err(SandboxError::Destination {
+                path: destination.to_owned(),
+                why,
+            })
+        };
+        let mut components = destination.components();
+        let normal = components.next() == Some(Component::RootDir)
+            && components.all(|component| matches!(component, Component::Normal(_)));
+        if !normal {
+            return refused("write the path from / on, without `..`");
+        }
+        let overlaps = |other: &&str| destination.starts_with(other) || Path::new(other).starts_with(destination);
+        if destination == Path::new("/") || KERNEL.iter().any(|kernel| overlaps(&kernel)) {
+            return refused("that is the sandbox's own; choose another place");
+        }
+        if self.reserved.iter().any(|reserved| overlaps(&reserved)) {
+            return refused("the broker's socket or program is there; choose another place");
+        }
+        Ok(())
+    }
+}
+
+/// The working directory, at its own place, to write to.
+pub(super) fn working_directory(directories: &Directories) -> Result<Mounted, SandboxError> {
+    const WHAT: &str = "the working directory";
+    let working = &directories.working;
+    judge(WHAT, working, directories, CHANGE_DIRECTORY)?;
+    if SYSTEM_PATHS.iter().any(|system| working.path.starts_with(system)) {
+        let why = "belongs to the system, which a sandbox does not write to".to_owned();
+        return Err(forbidden(WHAT, working, why, CHANGE_DIRECTORY));
+    }
+    Inside::bwrap().judge(&working.path)?;
+    Ok(Mounted {
+        source: working.path.clone(),
+        destination: working.path.clone(),
+        read_only: false,
+    })
+}
+
+/// What was asked for, in the order in which it is mounted.
+pub(super) fn judged(
+    mounts: &[(Mount, Source)],
+    directories: &Directories,
+    inside: &Inside,
+) -> Result<Vec<Mounted>, SandboxError> {
+    const WHAT: &str = "--mount";
+    let mut judged: Vec<Mounted> = Vec::new();
+    for (mount, source) in mounts {
+        let refused = |why: &str, mend| Err(forbidden(WHAT, &source.place, why.to_owned(), mend));
+        match source.kind {
+            Kind::Directory | Kind::File => {}
+            Kind::Absent => return refused("is not there", "check the path, or make the directory"),
+            Kind::Other => {
+                return refused(
+                    "is a socket, pipe or device, and the sandbox would get at what is behind it",
+                    "mount files and directories only",
+                );
+            }
+        }
+        judge(WHAT, &source.place, directories, CHOOSE)?;
+        let destination = mount.destination.as_ref().unwrap_or(&source.named);
+        // Without a slash at its end, and the like.
+        let destination: PathBuf = destination.components().collect();
+        inside.judge(&destination)?;
+        if judged.iter().any(|other| other.destination == destination) {
+            return Err(SandboxError::Destination {
+                path: destination,
+                why: "two mounts have this place; remove one of them",
+            });
+        }
+        judged.push(Mounted {
+            source: source.place.path.clone(),
+            destination,
+            read_only: mount.read_only,
+        });
+    }
+    in_order(&mut judged);
+    Ok(judged)
+}
+
+/// What is in another one comes after it, or it would be hidden.
+pub(super) fn in_order(mounts: &mut [Mounted]) {
+    mounts.sort_by(|a, b| a.destination.cmp(&b.destination));
+}
+
+/// Where this place is inside, if it is in something that is mounted.
+pub(super) fn inside_of(mounts: &[Mounted], place: &Place) -> Option<PathBuf> {
+    let nearest = mounts
+        .iter()
+        .filter(|mounted| place.path.starts_with(&mounted.source))
+        .max_by_key(|mounted| mounted.source.components().count())?;
+    let rest = place.path.strip_prefix(&nearest.source).ok()?;
+    Some(nearest.destination.join(rest).components().collect())
+}
+
+fn forbidden(what: &'static str, place: &Place, why: String, mend: &'static str) -> SandboxError {
+    SandboxError::Forbidden {
+        what,
+        path: place.path.clone(),
+        why,
+        mend,
+    }
+}
+
+/// The rules for whatever comes from the host.
+fn judge(what: &'static str, place: &Place, directories: &Directories, mend: &'static str) -> Result<(), SandboxError> {
+    let refused = |why: String| Err(forbidden(what, place, why, mend));
+    let path = place.path.as_path();
+    if path == Path::new("/") {
+        return refused("is the whole host".to_owned());
+    }
+    if directories.homes.iter().any(|home| place.holds(home)) {
+        return refused("is or holds the home directory, with everything that programs keep there".to_owned());
+    }
+    for own in &directories.own {
+        if place.holds(&own.place) || (own.is_directory && own.place.holds(place)) {
+            let (what, own) = (own.what, own.place.path.display());
+            return refused(format!(
+                "is, holds or lies in what belongs to credbroker ({what}, {own})"
+            ));
+        }
+    }
+    if KERNEL.iter().any(|kernel| path.starts_with(kernel)) {
+        return refused("shows the host's devices or processes".to_owned());
+    }
+    let services = path.starts_with(SERVICES) && !(path.starts_with(DISKS) && path != Path::new(DISKS));
+    if services || SHARED.iter().any(|shared| path == Path::new(shared)) {
+        return refused("is where other programs of this host listen".to_owned());
+    }
+    Ok(())
+}
