@@ -834,7 +834,7 @@ async fn the_kernel_says_who_connected_and_allow_uid_lets_him_in() {
         let open = tempfile::TempDir::new().unwrap();
         fs::set_permissions(open.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let socket = SocketChoice::At(open.path().join("sock"), 0o666);
-        let running = host.start_at(socket, Admission::Open(Policy::host().into()), allowed);
+        let running = host.start_at(socket, Admission::Open(Policy::host().into()), &allowed);
         let path = running.socket().to_owned();
         let stream = std::thread::spawn(move || {
             // The thread's own credentials; they end with it.

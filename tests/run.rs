@@ -771,7 +771,7 @@ fn in_a_mount_namespace_with_sandbox_alone_only_the_allowed_uid_is_served() {
     assert_eq!(
         said("other")[..2],
         [
-            "credbroker: error: uid 12346 may not use this socket: the host allows it with `--allow-uid 12346`",
+            "credbroker: error: uid 12346 may not use this socket: the host allows it with `--allow-uid 12346` of `serve`, or with a --user, --uidmap or --userns of `run --sandbox` that stands for it",
             "code 77"
         ]
     );

@@ -382,7 +382,7 @@ pub struct StatusArgs {
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It looks at config, store, runtime (the directory of the sockets), brokers, audit, clock and process, in this order; in \
+It looks at config, store, runtime (the directory of the sockets), brokers, audit, clock, process and sandbox (bwrap, podman and docker, as far as they are there), in this order; in \
 a sandbox, at the socket and the broker behind it. One line each: ok, warn (it works all the same, or was not checked) \
 or FAIL, and the mend below. No token is spent, no secret is shown, and nothing changes but a probe file in the store, \
 which is removed again; identity_command is run.

@@ -33,7 +33,7 @@ pub struct BwrapHost {
     pub resolver: Option<(PathBuf, PathBuf)>,
     /// This program.
     pub executable: PathBuf,
-    /// What of credbroker's own lies among the system paths and has to be covered.
+    /// What lies among the system paths and has to be covered: what is credbroker's own, and what is not everybody's.
     pub covered: Vec<Covered>,
     /// The user's PATH.
     pub path: OsString,
@@ -54,7 +54,7 @@ pub enum SystemPath {
 }
 
 /// What must not be seen although it lies in a directory that is mounted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Covered {
     /// Something empty lies over it.
     Directory(PathBuf),

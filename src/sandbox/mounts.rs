@@ -221,11 +221,11 @@ impl Inside {
         if !normal {
             return refused("write the path from / on, without `..`");
         }
-        let overlaps = |other: &&str| destination.starts_with(other) || Path::new(other).starts_with(destination);
-        if destination == Path::new("/") || KERNEL.iter().any(|kernel| overlaps(&kernel)) {
+        let overlaps = |other: &str| destination.starts_with(other) || Path::new(other).starts_with(destination);
+        if destination == Path::new("/") || KERNEL.iter().any(|kernel| overlaps(kernel)) {
             return refused("that is the sandbox's own; choose another place");
         }
-        if self.reserved.iter().any(|reserved| overlaps(&reserved)) {
+        if self.reserved.iter().any(|reserved| overlaps(reserved)) {
             return refused("the broker's socket or program is there; choose another place");
         }
         Ok(())

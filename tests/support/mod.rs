@@ -133,14 +133,14 @@ impl Host {
     }
 
     pub(crate) fn start_with(&self, admission: Admission) -> Running {
-        self.start_at(SocketChoice::Own, admission, Vec::new())
+        self.start_at(SocketChoice::Own, admission, &[])
     }
 
-    pub(crate) fn start_at(&self, socket: SocketChoice, admission: Admission, allowed_uids: Vec<u32>) -> Running {
+    pub(crate) fn start_at(&self, socket: SocketChoice, admission: Admission, allowed_uids: &[u32]) -> Running {
         let options = Options {
             socket,
             admission,
-            peers: AllowedPeers::own_and(&allowed_uids),
+            peers: AllowedPeers::own_and(allowed_uids),
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
             metrics: None,

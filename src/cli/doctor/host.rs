@@ -1,4 +1,4 @@
-//! The host's layers: configuration, store, runtime directory, brokers, audit, providers, clock, process. A layer that failed
+//! The host's layers: configuration, store, runtime directory, brokers, audit, providers, clock, process, sandboxes. A layer that failed
 //! stops only what depends on it.
 
 use std::path::Path;
@@ -9,7 +9,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Report, machine, providers, runtime};
+use super::{Report, machine, providers, runtime, sandboxes};
 use crate::{
     cli::failure::{self, Failure},
     config::{Config, ConfigError, Environment},
@@ -45,6 +45,7 @@ pub(super) async fn look(explicit: Option<&Path>, environment: &Environment, rep
     machine::look_at_clock(newest, report);
     report.begins(machine::PROCESS);
     machine::look_at_process(report);
+    sandboxes::look(config.as_ref(), environment, report).await;
 }
 
 fn look_at_config(explicit: Option<&Path>, environment: &Environment, report: &mut Report) -> Option<Config> {

@@ -8,6 +8,7 @@ mod machine;
 mod providers;
 mod runtime;
 mod sandbox;
+mod sandboxes;
 
 use std::{borrow::Cow, path::Path, process::ExitCode, time::Duration};
 

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const USUAL_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// PATH without what a sandbox can write to: a program of a runtime's name that a sandbox left there would run on the host.
-pub(super) fn search_path(environment: &Environment, writable: &[Place]) -> OsString {
+pub(in crate::cli) fn search_path(environment: &Environment, writable: &[Place]) -> OsString {
     let path = environment.get("PATH").unwrap_or(OsStr::new(USUAL_PATH));
     let kept = path.as_bytes().split(|byte| *byte == b':').filter(|directory| {
         let directory = Path::new(OsStr::from_bytes(directory));
@@ -37,7 +37,7 @@ pub(super) fn search_path(environment: &Environment, writable: &[Place]) -> OsSt
 }
 
 /// The first program of this name.
-pub(super) fn program(runtime: Runtime, path: &OsStr) -> Result<PathBuf, SandboxError> {
+pub(in crate::cli) fn program(runtime: Runtime, path: &OsStr) -> Result<PathBuf, SandboxError> {
     path.as_bytes()
         .split(|byte| *byte == b':')
         .map(|directory| Path::new(OsStr::from_bytes(directory)).join(runtime.name()))
@@ -46,17 +46,17 @@ pub(super) fn program(runtime: Runtime, path: &OsStr) -> Result<PathBuf, Sandbox
 }
 
 /// A runtime's program, ready to be asked.
-pub(super) struct Asked<'a> {
-    pub(super) runtime: Runtime,
-    pub(super) program: &'a Path,
-    pub(super) path: &'a OsStr,
-    pub(super) environment: &'a Environment,
-    pub(super) secrets: &'a [&'a str],
+pub(in crate::cli) struct Asked<'a> {
+    pub(in crate::cli) runtime: Runtime,
+    pub(in crate::cli) program: &'a Path,
+    pub(in crate::cli) path: &'a OsStr,
+    pub(in crate::cli) environment: &'a Environment,
+    pub(in crate::cli) secrets: &'a [&'a str],
 }
 
 impl Asked<'_> {
     /// What rootless podman's uids stand for.
-    pub(super) async fn subordinates(&self) -> Result<Vec<IdMap>, SandboxError> {
+    pub(in crate::cli) async fn subordinates(&self) -> Result<Vec<IdMap>, SandboxError> {
         let mend = "see whether `podman unshare true` works; newuidmap comes with the package uidmap";
         let said = self.answer(&["unshare", "cat", "/proc/self/uid_map"], mend).await?;
         let maps: Option<Vec<IdMap>> = said
@@ -71,17 +71,18 @@ impl Asked<'_> {
     }
 
     /// Whose docker's daemon is.
-    pub(super) async fn daemon(&self) -> Result<Daemon, SandboxError> {
+    pub(in crate::cli) async fn daemon(&self) -> Result<Daemon, SandboxError> {
         let mend = "start its daemon (`systemctl start docker`), and let this user reach it (the group docker, or a rootless daemon)";
         let said = self
             .answer(&["info", "--format", "{{json .SecurityOptions}}"], mend)
             .await?;
         let options: Vec<String> = serde_json::from_str(said.trim())
-            .map_err(|_| self.silent("it did not tell how its daemon treats users", mend))?;
+            .map_err(|_no_list| self.silent("it did not tell how its daemon treats users", mend))?;
         Ok(Daemon::from_security_options(options.iter().map(String::as_str)))
     }
 
-    async fn answer(&self, arguments: &[&str], mend: &'static str) -> Result<String, SandboxError> {
+    /// What the runtime says if it is started like this.
+    pub(in crate::cli) async fn answer(&self, arguments: &[&str], mend: &'static str) -> Result<String, SandboxError> {
         let mut command = std::process::Command::new(self.program);
         command
             .args(arguments)

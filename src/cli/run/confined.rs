@@ -19,6 +19,7 @@ use crate::{
         child::{self, Child, Start},
         failure::Failure,
         inside::Inside,
+        output,
         signals::Signals,
     },
     config::{CAPABILITY, Environment, SOCKET},
@@ -83,7 +84,9 @@ async fn bwrap(line: &CommandLine, session: &Session<'_>, signals: &mut Signals)
         // Also if somebody ended bwrap itself.
         true => Ok(code),
         false if code > 128 => Ok(code),
-        false => Err(refused(Runtime::Bwrap, bwraps_mend())),
+        false => Err(
+            Failure::internal(format!("bwrap did not start the command: {}", bwraps_mend())).with_code(BROKER_FAILED),
+        ),
     }
 }
 
@@ -107,17 +110,17 @@ async fn container(
         // Its own end may have been the signal's, not the container's.
         remove(sandbox, broker, session).await;
     }
-    match (code, sandbox.runtime()) {
-        (BROKER_FAILED, Runtime::Podman) => Err(refused(
-            Runtime::Podman,
-            "see what it says above; `credbroker doctor` looks at it, and docs/sandboxes.md has what it needs",
-        )),
-        (BROKER_FAILED, _) => Err(refused(
-            Runtime::Docker,
-            "see what it says above; `docker info` tells whether its daemon can be reached",
-        )),
-        (code, _) => Ok(code),
+    if code == BROKER_FAILED {
+        output::warning(match sandbox.runtime() {
+            Runtime::Docker => {
+                "docker ended with 125, which is its own code for a container that did not start: see what it says above; `docker info` tells whether its daemon can be reached"
+            }
+            Runtime::Podman | Runtime::Bwrap => {
+                "podman ended with 125, which is its own code for a container that did not start: see what it says above, and whether `podman run --rm IMAGE true` works"
+            }
+        });
     }
+    Ok(code)
 }
 
 /// Nothing is said if there is none, which is as it should be.
@@ -144,13 +147,8 @@ async fn remove(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) {
     }
 }
 
-fn refused(runtime: Runtime, mend: &str) -> Failure {
-    let name = runtime.name();
-    Failure::internal(format!("{name} did not start the command: {mend}")).with_code(BROKER_FAILED)
-}
-
 /// What keeps bwrap from its work on most hosts where something does.
-fn bwraps_mend() -> &'static str {
+pub(in crate::cli) fn bwraps_mend() -> &'static str {
     let says = |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|said| said.trim() == value);
     if rustix::process::geteuid().is_root() {
         "see what it says above"

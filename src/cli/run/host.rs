@@ -11,7 +11,7 @@ use std::{
 use super::{
     BROKER_FAILED,
     asking::{self, Asked},
-    places::{homes, own, place, source, without_dots},
+    places::{homes, own, place, private, source, without_dots},
 };
 use crate::{
     cli::{args::RunArgs, failure::Failure, output},
@@ -53,7 +53,7 @@ fn request(runtime: Runtime, arguments: &RunArgs) -> Result<Request, Failure> {
     let asked = &arguments.sandbox;
     let mut mounts = Vec::new();
     for mount in &asked.mount {
-        let source = source(&mount.source).map_err(unknown_directory)?;
+        let source = source(&mount.source).map_err(|error| unknown_directory(&error))?;
         mounts.push((mount.clone(), source));
     }
     Ok(Request {
@@ -69,7 +69,7 @@ fn request(runtime: Runtime, arguments: &RunArgs) -> Result<Request, Failure> {
     })
 }
 
-fn unknown_directory(error: io::Error) -> Failure {
+fn unknown_directory(error: &io::Error) -> Failure {
     Failure::internal(format!(
         "the working directory cannot be found out: {error}; change to one that is there"
     ))
@@ -79,7 +79,7 @@ fn unknown_directory(error: io::Error) -> Failure {
 fn directories(config: &Config, explicit: Option<&Path>, environment: &Environment) -> Result<Directories, Failure> {
     let homes = homes(environment, rustix::process::geteuid().as_raw());
     Ok(Directories {
-        working: place(&fs::canonicalize(".").map_err(unknown_directory)?),
+        working: place(&fs::canonicalize(".").map_err(|error| unknown_directory(&error))?),
         home_path: environment.home().map(without_dots),
         own: own(config, explicit, environment, &homes),
         homes,
@@ -120,7 +120,7 @@ async fn host(
             } else {
                 None
             },
-            init: INITS.iter().any(|init| Path::new(init).exists()),
+            init: podman_has_an_init(),
             selinux,
         }),
         Runtime::Docker => About::Docker(DockerHost {
@@ -147,6 +147,11 @@ async fn host(
     })
 }
 
+/// Whether podman can put a program before the command that passes signals on to it.
+pub(in crate::cli) fn podman_has_an_init() -> bool {
+    INITS.iter().any(|init| Path::new(init).exists())
+}
+
 /// The names of the variables that a command may get.
 fn names(environment: &Environment, secrets: &[&str]) -> BTreeSet<String> {
     environment
@@ -167,6 +172,8 @@ fn bwrap(environment: &Environment, own: &[Own]) -> Result<BwrapHost, Failure> {
             (true, false) => Some(Covered::File(path.to_owned())),
         }
     });
+    // The configuration of the system, as far as it is everybody's: root runs commands, too.
+    let private = private(Path::new("/etc"));
     Ok(BwrapHost {
         system,
         resolver: resolver(),
@@ -174,7 +181,7 @@ fn bwrap(environment: &Environment, own: &[Own]) -> Result<BwrapHost, Failure> {
             Failure::internal("this program's own file is not found: start it anew, it was replaced or removed")
                 .with_code(BROKER_FAILED)
         })?,
-        covered: covered.collect(),
+        covered: covered.chain(private).collect(),
         path: environment.get("PATH").unwrap_or(OsStr::new("")).to_owned(),
     })
 }

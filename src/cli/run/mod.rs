@@ -1,8 +1,8 @@
 //! `run`: a broker of its own around one command, and a sandbox around the command if one is asked for.
 
-mod asking;
-mod confined;
-mod host;
+pub(in crate::cli) mod asking;
+pub(in crate::cli) mod confined;
+pub(in crate::cli) mod host;
 mod places;
 
 use std::{

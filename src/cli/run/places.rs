@@ -2,14 +2,16 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
 };
+
+use rustix::fs::{Access, access};
 
 use crate::{
     config::{ClientSecret, Config, Environment, IdentitySource},
     daemon,
-    sandbox::{FileId, Kind, Own, Place, SYSTEM_PATHS, Source},
+    sandbox::{Covered, FileId, Kind, Own, Place, SYSTEM_PATHS, Source},
 };
 
 /// Follows all links as far as something is there; what is not there yet has no links.
@@ -53,7 +55,6 @@ pub(super) fn source(path: &Path) -> io::Result<Source> {
     let kind = match place.path().symlink_metadata() {
         Ok(about) if about.is_dir() => Kind::Directory,
         Ok(about) if about.is_file() => Kind::File,
-        Ok(about) if about.file_type().is_socket() => Kind::Other,
         Ok(_) => Kind::Other,
         Err(_) => Kind::Absent,
     };
@@ -133,6 +134,30 @@ pub(super) fn own(config: &Config, explicit: Option<&Path>, environment: &Enviro
             }),
     );
     own
+}
+
+/// What lies below a directory and only some may read, this user among them.
+pub(super) fn private(directory: &Path) -> Vec<Covered> {
+    let (mut found, mut directories) = (Vec::new(), vec![directory.to_owned()]);
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            // Links stay as they are: what they lead to is somewhere else, where it is judged or not shown.
+            let Ok(about) = entry.metadata() else {
+                continue;
+            };
+            let path = entry.path();
+            let everybodys = about.mode() & 0o004 != 0;
+            let readable = || access(&path, Access::READ_OK).is_ok();
+            match (about.is_dir(), everybodys) {
+                (true, true) => directories.push(path),
+                (true, false) if readable() => found.push(Covered::Directory(path)),
+                (false, false) if about.is_file() && readable() => found.push(Covered::File(path)),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
 }
 
 /// A path without `.` and `..`, as if there were no links in it.

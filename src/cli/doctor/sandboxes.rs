@@ -1,0 +1,91 @@
+//! What `run --sandbox` could use here. None of them has to be there.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Report;
+use crate::{
+    cli::run::{
+        asking::{Asked, program, search_path},
+        confined::bwraps_mend,
+        host::podman_has_an_init,
+    },
+    config::{Config, Environment},
+    sandbox::{Runtime, SandboxError},
+};
+
+pub(super) const SANDBOXES: &str = "sandbox";
+/// How long one of them may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What each is asked. bwrap makes a sandbox, the others say what they are.
+const QUESTIONS: [(Runtime, &[&str]); 3] = [
+    (
+        Runtime::Bwrap,
+        &[
+            "--unshare-user",
+            "--unshare-pid",
+            "--ro-bind",
+            "/",
+            "/",
+            "--proc",
+            "/proc",
+            "--",
+            "/bin/sh",
+            "-c",
+            "echo it makes sandboxes",
+        ],
+    ),
+    (Runtime::Podman, &["info", "--format", "version {{.Version.Version}}"]),
+    (Runtime::Docker, &["version", "--format", "version {{.Server.Version}}"]),
+];
+
+pub(super) async fn look(config: Option<&Config>, environment: &Environment, report: &mut Report) {
+    report.begins(SANDBOXES);
+    let path = search_path(environment, &[]);
+    let secrets = config.map(Config::secret_variables).unwrap_or_default();
+    for (runtime, question) in QUESTIONS {
+        let name = runtime.name();
+        let Ok(program) = program(runtime, &path) else {
+            report.ok(
+                SANDBOXES,
+                name,
+                format!("not installed: --sandbox {name} cannot be used"),
+            );
+            continue;
+        };
+        let asked = Asked {
+            runtime,
+            program: &program,
+            path: &path,
+            environment,
+            secrets: &secrets,
+        };
+        let mend = match runtime {
+            Runtime::Bwrap => bwraps_mend(),
+            Runtime::Podman => "see what `podman info` says",
+            Runtime::Docker => "start its daemon, and let this user reach it; see what `docker info` says",
+        };
+        match timeout(PATIENCE, asked.answer(question, mend)).await {
+            Ok(Ok(said)) => told(runtime, &format!("{}, {}", program.display(), said.trim()), report),
+            Ok(Err(SandboxError::Silent { said, .. })) => report.warn(SANDBOXES, name, said, mend),
+            Ok(Err(error)) => report.warn(SANDBOXES, name, error.to_string(), mend),
+            Err(_elapsed) => report.warn(SANDBOXES, name, "it did not answer in time", mend),
+        }
+    }
+}
+
+fn told(runtime: Runtime, said: &str, report: &mut Report) {
+    if runtime == Runtime::Podman && !podman_has_an_init() {
+        let detail =
+            format!("{said}; without catatonit a command is process 1, and signals that it does not handle are lost");
+        return report.warn(
+            SANDBOXES,
+            runtime.name(),
+            detail,
+            "install catatonit (`apt install catatonit`)",
+        );
+    }
+    report.ok(SANDBOXES, runtime.name(), said);
+}

@@ -1,0 +1,172 @@
+//! What may be the working directory, what may be mounted, and where.
+
+use super::*;
+
+/// `None`: it may be.
+fn refused_working(path: &str) -> Option<String> {
+    let error = request(Runtime::Bwrap).check(&directories(path)).err()?;
+    assert!(error.is_usage(), "{error}");
+    Some(error.to_string())
+}
+
+fn refused_mount(runtime: Runtime, arguments: &[&str]) -> Option<String> {
+    let mut request = request(runtime);
+    request.mounts = arguments.iter().map(|argument| mount(argument)).collect();
+    let error = request.check(&directories("/home/me/project")).err()?;
+    assert!(error.is_usage(), "{error}");
+    Some(error.to_string())
+}
+
+#[test]
+fn a_working_directory_holds_a_project_and_nothing_else() {
+    for path in [
+        "/home/me/project",
+        "/home/me/.config/other",
+        "/home/me/.local/share",
+        "/home/me/.local/share/credbroker2",
+        "/srv/work",
+        "/tmp/work",
+        "/run/media/me/disk",
+        "/home/me/secrets/other",
+    ] {
+        // A neighbour or a directory above is fine as long as nothing of credbroker's is in it.
+        let holds_the_store = path == "/home/me/.local/share";
+        assert_eq!(refused_working(path).is_some(), holds_the_store, "{path}");
+    }
+    for (path, says) in [
+        ("/", "is the whole host"),
+        ("/home", "holds the home directory"),
+        ("/home/me", "holds the home directory"),
+        ("/home/me/.local", "its store"),
+        ("/home/me/.local/share/credbroker", "its store"),
+        ("/home/me/.local/share/credbroker/tokens", "its store"),
+        ("/home/me/.local/state/credbroker", "its records"),
+        ("/home/me/.config/credbroker", "its configuration"),
+        ("/home/me/secrets", "a client secret"),
+        ("/run/user/1000/credbroker/AAAA/sandbox", "its sockets"),
+        ("/run/user/1000", "its sockets"),
+        ("/run/media", "listen"),
+        ("/run/dbus", "listen"),
+        ("/tmp", "listen"),
+        ("/proc/self", "devices or processes"),
+        ("/dev/shm", "devices or processes"),
+        ("/sys", "devices or processes"),
+        ("/etc", "belongs to the system"),
+        ("/usr/src/linux", "belongs to the system"),
+        ("/opt", "socket or program is there"),
+    ] {
+        let said = refused_working(path).unwrap_or_else(|| panic!("{path} is let in"));
+        assert!(said.contains(says), "{path}: {said}");
+        assert!(
+            says == "socket or program is there" || said.ends_with("change to the directory of your project"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_mount_is_judged_like_the_working_directory() {
+    for runtime in [Runtime::Bwrap, Runtime::Podman, Runtime::Docker] {
+        for (argument, says) in [
+            ("/", "is the whole host"),
+            ("/home:/mnt/home:ro", "holds the home directory"),
+            ("/home/me/.local/share/credbroker/tokens:/x:ro", "its store"),
+            ("/home/me/.local:/x", "its store"),
+            ("/run/user/1000/credbroker:/x", "its sockets"),
+            ("/home/me/secrets:/x", "a client secret"),
+            ("/proc:/x", "devices or processes"),
+            ("/run:/x", "its sockets"),
+            ("/data:/run/credbroker", "socket or program is there"),
+            ("/data:/run/credbroker/sock", "socket or program is there"),
+            ("/data:/run", "socket or program is there"),
+            ("/data:/", "the sandbox's own"),
+            ("/data:/proc/x", "the sandbox's own"),
+            ("/data:/x/../run/credbroker", "without `..`"),
+        ] {
+            let said = refused_mount(runtime, &[argument]).unwrap_or_else(|| panic!("{argument} is let in"));
+            assert!(said.contains(says), "{argument}: {said}");
+        }
+        for argument in [
+            "/data",
+            "/data:/data:ro",
+            "/data:/etc/x",
+            "/home/me/.netrc:/home/me/.netrc:ro",
+        ] {
+            assert_eq!(refused_mount(runtime, &[argument]), None, "{argument}");
+        }
+        let twice = refused_mount(runtime, &["/a:/x", "/b:/x/"]).unwrap();
+        assert!(twice.contains("two mounts have this place"), "{twice}");
+    }
+    // The program is there in a sandbox of bwrap's alone.
+    assert!(refused_mount(Runtime::Bwrap, &["/data:/opt/credbroker"]).is_some());
+    assert_eq!(refused_mount(Runtime::Podman, &["/data:/opt/credbroker"]), None);
+}
+
+#[test]
+fn what_is_no_file_or_directory_is_not_mounted() {
+    for (kind, says) in [
+        (Kind::Other, "a socket, pipe or device"),
+        (Kind::Absent, "is not there"),
+    ] {
+        let mut request = request(Runtime::Podman);
+        let (mount, source) = mount("/srv/x");
+        request.mounts = vec![(mount, Source { kind, ..source })];
+        let said = request.check(&directories("/srv")).unwrap_err().to_string();
+        assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn another_name_of_a_directory_is_the_same_directory() {
+    // As a bind mount of the store, of what holds it, or of what is in it: the files are the same ones.
+    let id = |inode| FileId { device: 1, inode };
+    let named = |path: &str, inode: u64, above: &[u64]| {
+        Place::new(path.into(), Some(id(inode)), above.iter().copied().map(id).collect())
+    };
+    let mut directories = directories("/home/me/project");
+    directories.own = vec![Own {
+        what: "its store",
+        place: named("/home/me/.local/share/credbroker", 30, &[20, 10, 1]),
+        is_directory: true,
+    }];
+    for (working, refused) in [
+        (named("/mnt/alias", 30, &[2, 1]), true),
+        (named("/mnt/alias", 20, &[2, 1]), true),
+        (named("/mnt/alias/tokens", 40, &[30, 2, 1]), true),
+        (named("/mnt/other", 50, &[2, 1]), false),
+    ] {
+        directories.working = working.clone();
+        let answer = request(Runtime::Bwrap).check(&directories);
+        assert_eq!(answer.is_err(), refused, "{working:?}: {answer:?}");
+    }
+}
+
+#[test]
+fn arguments_are_read_strictly() {
+    for (argument, want) in [
+        ("/a", ("/a", None, false)),
+        ("a/b", ("a/b", None, false)),
+        ("/a:/b", ("/a", Some("/b"), false)),
+        ("/a:/b:ro", ("/a", Some("/b"), true)),
+    ] {
+        let mount = Mount::parse(argument.as_ref()).unwrap();
+        let read = (
+            mount.source.to_str().unwrap(),
+            mount.destination.as_ref().map(|path| path.to_str().unwrap()),
+        );
+        assert_eq!((read.0, read.1, mount.read_only), want);
+    }
+    for (argument, says) in [
+        ("", "SRC is empty"),
+        (":/b", "SRC is empty"),
+        ("/a:", "DST is no absolute path"),
+        ("/a:ro", "SRC:SRC:ro"),
+        ("/a:b", "DST is no absolute path"),
+        ("/a:/b:rw", "can only be ro"),
+        ("/a:/b:", "can only be ro"),
+        ("/a:/b:ro:z", "more than three parts"),
+    ] {
+        let said = Mount::parse(argument.as_ref()).unwrap_err().to_string();
+        assert!(said.contains(says), "{argument}: {said}");
+    }
+}

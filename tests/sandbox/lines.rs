@@ -1,0 +1,180 @@
+//! Whole command lines, as `--dry-run` shows them.
+
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt as _};
+
+use super::*;
+
+#[track_caller]
+fn expect(name: &str, line: &CommandLine) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/sandbox/golden")
+        .join(name);
+    let mut shown = line.shown();
+    shown.push(b'\n');
+    if std::env::var_os("BLESS").is_some() {
+        fs::write(&path, &shown).unwrap();
+    }
+    let golden = fs::read(&path).unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&shown),
+        String::from_utf8_lossy(&golden),
+        "{name}: renew it with `BLESS=1 cargo test --test sandbox`"
+    );
+    // What is shown is what is started, word by word, as a shell reads it.
+    let script = shown.splitn(2, |byte| *byte == b'\n').last().unwrap();
+    let script = OsStr::from_bytes(script);
+    let mut printed = std::ffi::OsString::from("printf '%s\\0' ");
+    printed.push(script);
+    let read = std::process::Command::new("sh")
+        .arg("-c")
+        .arg(printed)
+        .output()
+        .unwrap()
+        .stdout;
+    let mut started = Vec::new();
+    for word in std::iter::once(line.program.clone().into_os_string()).chain(line.arguments(3)) {
+        started.extend(word.as_bytes());
+        started.push(0);
+    }
+    let read = String::from_utf8(read).unwrap().replace("\0FD\0", "\x003\0");
+    assert_eq!(read, String::from_utf8(started).unwrap());
+}
+
+/// With everything that can be asked for.
+fn full(runtime: Runtime) -> Request {
+    Request {
+        mounts: vec![
+            mount("/srv/models:/models:ro"),
+            mount("/srv/a,b c:/x y"),
+            mount("/home/me/project/sub:/x y/inner"),
+            mount("/home/me/.netrc:/home/me/.netrc:ro"),
+        ],
+        variables: vec!["MY_FLAG".to_owned()],
+        arguments: vec!["--hostname=box".into()],
+        command: vec!["sh".into(), "-c".into(), "echo \"$HOME\"; it's 'quoted'".into()],
+        ..request(runtime)
+    }
+}
+
+#[test]
+fn a_line_of_each_runtime_is_what_its_file_says() {
+    for (runtime, uid, name) in [
+        (Runtime::Bwrap, 1000, "bwrap.txt"),
+        (Runtime::Podman, 0, "podman-root.txt"),
+        (Runtime::Podman, 1000, "podman-rootless.txt"),
+        (Runtime::Docker, 1000, "docker.txt"),
+    ] {
+        expect(name, &line(request(runtime), host(runtime, uid)).unwrap());
+    }
+}
+
+#[test]
+fn a_line_with_everything_that_can_be_asked_for_is_what_its_file_says() {
+    let mut bwrap = host(Runtime::Bwrap, 1000);
+    bwrap
+        .directories
+        .own
+        .push(own("its configuration", "/etc/credbroker", true));
+    if let About::Bwrap(about) = &mut bwrap.about {
+        about.resolver = Some((
+            "/run/systemd/resolve/stub-resolv.conf".into(),
+            "/run/systemd/resolve/stub-resolv.conf".into(),
+        ));
+        about.covered = vec![
+            Covered::Directory("/etc/credbroker".into()),
+            Covered::File("/etc/shadow".into()),
+        ];
+    }
+    expect("bwrap-full.txt", &line(full(Runtime::Bwrap), bwrap).unwrap());
+
+    let mut podman = host(Runtime::Podman, 0);
+    podman.terminal = true;
+    podman.about = About::Podman(PodmanHost {
+        selinux: true,
+        ..PodmanHost::default()
+    });
+    let mut request = full(Runtime::Podman);
+    request.user = Some("1000:1000".parse().unwrap());
+    request.uidmap = vec!["0:200000:65536".parse().unwrap()];
+    expect("podman-full.txt", &line(request, podman).unwrap());
+
+    let mut docker = host(Runtime::Docker, 1000);
+    docker.terminal = true;
+    let mut request = full(Runtime::Docker);
+    request.user = Some("1000:1000".parse().unwrap());
+    request.userns = Some("host".parse().unwrap());
+    expect("docker-full.txt", &line(request, docker).unwrap());
+}
+
+#[test]
+fn a_container_begins_where_the_working_directory_is_inside() {
+    for (mounts, working, want) in [
+        (&["/home/me/project"][..], "/home/me/project", Some("/home/me/project")),
+        (&["/home/me/project:/w"], "/home/me/project/sub/x", Some("/w/sub/x")),
+        (
+            &["/home/me/project:/w", "/home/me/project/sub:/s:ro"],
+            "/home/me/project/sub",
+            Some("/s"),
+        ),
+        (&["/home/me/project/sub:/s"], "/home/me/project", None),
+        (&[], "/home/me/project", None),
+    ] {
+        let mut request = request(Runtime::Podman);
+        request.mounts = mounts.iter().map(|argument| mount(argument)).collect();
+        let mut host = host(Runtime::Podman, 1000);
+        host.directories = directories(working);
+        let line = line(request, host).unwrap();
+        let words: Vec<_> = line.arguments(-1).collect();
+        let at = words.iter().position(|word| word == "--workdir");
+        let found = at.and_then(|at| words.get(at + 1)).map(|word| word.as_os_str());
+        assert_eq!(found, want.map(OsStr::new), "{mounts:?}");
+    }
+}
+
+#[test]
+fn a_command_that_looks_like_an_option_stays_a_command() {
+    for runtime in [Runtime::Bwrap, Runtime::Podman] {
+        let mut request = request(runtime);
+        request.command = vec!["--json-status-fd".into(), "FD".into()];
+        let line = line(request, host(runtime, 1000)).unwrap();
+        let words: Vec<_> = line.arguments(9).collect();
+        assert!(words.ends_with(&["--json-status-fd".into(), "FD".into()]), "{words:?}");
+    }
+}
+
+#[test]
+fn images_that_are_options_and_containers_without_one_are_refused() {
+    for (image, says) in [
+        (None, "needs --image"),
+        (Some(""), "is no name"),
+        (Some("--privileged"), "is no name"),
+    ] {
+        let mut request = request(Runtime::Podman);
+        request.image = image.map(str::to_owned);
+        let error = line(request, host(Runtime::Podman, 0)).unwrap_err();
+        assert!(error.is_usage() && error.to_string().contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_home_that_everything_else_is_in_is_not_emptied() {
+    for (home, emptied) in [
+        ("/", false),
+        ("/usr", false),
+        ("/run", false),
+        ("/tmp", false),
+        ("/var/lib/agent", true),
+    ] {
+        let mut host = host(Runtime::Bwrap, 1000);
+        host.directories.home_path = Some(home.into());
+        host.directories.homes.clear();
+        let line = line(request(Runtime::Bwrap), host).unwrap();
+        let words: Vec<_> = line.arguments(9).collect();
+        let count = words
+            .windows(2)
+            .filter(|pair| *pair == ["--tmpfs", home].map(std::ffi::OsString::from))
+            .count();
+        // /tmp is empty anyway, once.
+        assert_eq!(count, usize::from(emptied || home == "/tmp"), "{home}");
+    }
+}
