@@ -92,7 +92,9 @@ impl Child {
                         .map_err(|error| Failure::internal(format!("cannot wait for the command: {error}")));
                 }
                 // The command shares no terminal that would stop and continue it, so this process does not stop, either.
-                Some(signal) = signals.next() => if signal != Signal::TSTP { inside.signal(signal) },
+                Some(signal) = signals.next() => if signal != Signal::TSTP {
+                    inside.signal(signal, is_typed(signal) || signal == Signal::WINCH);
+                },
             }
         }
     }
@@ -100,7 +102,7 @@ impl Child {
     fn forward(&self, signal: Signal) {
         // What is typed at a terminal goes to the whole foreground group, so the command has it already; a second copy
         // would make it think that the user insists.
-        if matches!(signal, Signal::INT | Signal::QUIT) && in_the_foreground() {
+        if is_typed(signal) {
             return;
         }
         let pid = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
@@ -132,6 +134,11 @@ fn cannot_start(program: &OsStr, error: &io::Error) -> Failure {
 fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
+}
+
+/// Whether a signal came from a terminal's keyboard.
+fn is_typed(signal: Signal) -> bool {
+    matches!(signal, Signal::INT | Signal::QUIT) && in_the_foreground()
 }
 
 /// Whether this process is in the foreground group of its terminal, wherever its input comes from.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Deserialize;
 use tokio::{
     sync::watch,
@@ -72,8 +72,9 @@ impl Inside {
         told.ended
     }
 
-    /// Passes a signal on to the command, not to bwrap, which would end and take the command with it.
-    pub(super) fn signal(&self, signal: Signal) {
+    /// Passes a signal on to the command, not to bwrap, which would end and take the command with it. What a terminal sends
+    /// goes to everybody who would share it.
+    pub(super) fn signal(&self, signal: Signal, from_the_terminal: bool) {
         let inside = self.clone();
         tokio::spawn(async move {
             let found = timeout(PATIENCE, async {
@@ -85,7 +86,10 @@ impl Inside {
                 }
             });
             let sent = match found.await {
-                Ok(command) => kill_process(command, signal).map_err(|error| error.to_string()),
+                Ok((first, _)) if from_the_terminal => {
+                    kill_process_group(first, signal).map_err(|error| error.to_string())
+                }
+                Ok((_, command)) => kill_process(command, signal).map_err(|error| error.to_string()),
                 Err(_elapsed) => Err("the command is not there yet".to_owned()),
             };
             if let Err(error) = sent {
@@ -94,10 +98,12 @@ impl Inside {
         });
     }
 
-    /// The first child that process 1 of the sandbox made; what it adopted comes later in the list.
-    fn command(&self) -> Option<Pid> {
+    /// Process 1 of the sandbox, which leads the process group and takes no signal itself, and the first child that it made;
+    /// what it adopted comes later in the list.
+    fn command(&self) -> Option<(Pid, Pid)> {
         let first = self.0.borrow().first?;
         let children = fs::read_to_string(format!("/proc/{first}/task/{first}/children")).ok()?;
-        Pid::from_raw(children.split_whitespace().next()?.parse().ok()?)
+        let command = children.split_whitespace().next()?.parse().ok()?;
+        Some((Pid::from_raw(first)?, Pid::from_raw(command)?))
     }
 }
