@@ -71,7 +71,7 @@ fn leaves() -> Vec<(String, Command)> {
 }
 
 /// What users read of credbroker itself.
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "docs/configuration.md",
     "docs/operations.md",
@@ -79,6 +79,7 @@ const PAGES: [&str; 7] = [
     "docs/git.md",
     "docs/envoy.md",
     "docs/audit.md",
+    "docs/sandboxes.md",
 ];
 /// And of the client packages.
 const PACKAGES: [&str; 4] = [

@@ -9,6 +9,7 @@ use credbroker::{
     client,
     config::{Config, Environment, PolicyFile, read_capability_file},
     credential::{EntryKey, Name},
+    sandbox::{Directories, IdMap, Kind, Mount, Place, Request, Runtime, SandboxError, Source, User, Userns},
     server::{
         metrics::MetricsError,
         socket::{DirRole, Flaw, SocketError},
@@ -187,6 +188,75 @@ fn a_refusal_names_the_flag_and_the_policys_key_of_the_right_that_is_missing() {
         assert!(text.contains(flag) && text.contains(word), "{text}");
         assert_eq!(text.matches("--").count(), 1, "{text}");
     }
+}
+
+#[test]
+fn the_errors_of_sandboxes_say_what_to_do() {
+    let name = || "N".to_owned();
+    let runtime = Runtime::Docker;
+    for error in [
+        SandboxError::VariableWithValue,
+        SandboxError::NoVariableName { name: name() },
+        SandboxError::OwnVariable { name: name() },
+        SandboxError::NoSuchVariable { name: name() },
+        SandboxError::NoImage { runtime },
+        SandboxError::BadImage { image: name() },
+        SandboxError::TwoMappings,
+        SandboxError::NoSubordinates,
+        SandboxError::Remapped,
+        SandboxError::NoProgram {
+            runtime: Runtime::Bwrap,
+        },
+        SandboxError::NoProgram {
+            runtime: Runtime::Podman,
+        },
+        SandboxError::NoProgram { runtime },
+    ] {
+        says_what_to_do(&error);
+    }
+    // The others get their mend where they are made.
+    let (place, kind) = (Place::new("/".into(), None, Vec::new()), Kind::Directory);
+    let source = |path: &str, kind| Source {
+        named: path.into(),
+        place: Place::new(path.into(), None, Vec::new()),
+        kind,
+    };
+    let directories = Directories {
+        working: place,
+        home_path: None,
+        homes: Vec::new(),
+        own: Vec::new(),
+    };
+    let mut request = Request {
+        runtime: Runtime::Podman,
+        image: Some(name()),
+        mounts: Vec::new(),
+        user: None,
+        uidmap: Vec::new(),
+        userns: None,
+        variables: Vec::new(),
+        arguments: Vec::new(),
+        command: Vec::new(),
+    };
+    for (argument, kind) in [
+        ("/", kind),
+        ("/a", Kind::Absent),
+        ("/a", Kind::Other),
+        ("/a:/proc", kind),
+        ("/a:/run/credbroker", kind),
+        ("/a:/b/../c", kind),
+    ] {
+        let mount = Mount::parse(argument.as_ref()).unwrap();
+        let source = source(mount.source.to_str().unwrap(), kind);
+        request.mounts = vec![(mount, source)];
+        says_what_to_do(&request.check(&directories).unwrap_err());
+    }
+    for argument in ["", "/a:b", "/a:/b:c", "/a:/b:ro:d"] {
+        says_what_to_do(&Mount::parse(argument.as_ref()).unwrap_err());
+    }
+    says_what_to_do(&"node".parse::<User>().unwrap_err());
+    says_what_to_do(&"0".parse::<IdMap>().unwrap_err());
+    says_what_to_do(&"auto".parse::<Userns>().unwrap_err());
 }
 
 #[test]

@@ -3,13 +3,9 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    os::{
-        fd::OwnedFd,
-        unix::process::{CommandExt as _, ExitStatusExt as _},
-    },
+    os::unix::process::ExitStatusExt as _,
     path::Path,
     process::ExitStatus,
-    sync::OnceLock,
 };
 
 use rustix::{
@@ -18,35 +14,15 @@ use rustix::{
 };
 use tokio::process;
 
-use crate::cli::{failure::Failure, inside::Inside, signals::Signals};
-
-/// What a broker makes belongs to its user alone.
-pub(super) const PRIVATE_UMASK: Mode = Mode::RWXG.union(Mode::RWXO);
+use crate::cli::{
+    before_exec::{Start, prepare},
+    failure::Failure,
+    inside::Inside,
+    signals::Signals,
+};
 
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
-
-static USERS_UMASK: OnceLock<Mode> = OnceLock::new();
-
-/// Sets the broker's umask and remembers the user's, which the command gets back.
-pub(super) fn set_private_umask() {
-    let previous = rustix::process::umask(PRIVATE_UMASK);
-    // Only the first call sees the user's.
-    let _ = USERS_UMASK.set(previous);
-}
-
-/// How a command is started, besides its arguments and variables. Whatever it is, it inherits no descriptor but its three
-/// streams, also none that somebody left open for this process.
-#[derive(Debug, Default)]
-pub(super) struct Start {
-    /// One more descriptor that it does inherit.
-    pub(super) inherits: Option<OwnedFd>,
-    /// Nothing of this session: a process group, a keyring and no groups besides its own, as far as the system allows it.
-    /// What is typed at the terminal does not reach it.
-    pub(super) alone: bool,
-    /// The signal that it gets when this process is killed.
-    pub(super) when_we_die: Option<Signal>,
-}
 
 /// A command that runs.
 pub(super) struct Child(process::Child);
@@ -147,86 +123,6 @@ fn in_the_foreground() -> bool {
     rustix::fs::open("/dev/tty", flags, Mode::empty())
         .and_then(rustix::termios::tcgetpgrp)
         .is_ok_and(|foreground| foreground == rustix::process::getpgrp())
-}
-
-/// Gives the command the umask that the user had, not the broker's, and no descriptor of anybody's.
-pub(super) fn restore_umask(command: &mut std::process::Command) {
-    prepare(command, Start::default());
-}
-
-/// What is done in the command's process before it becomes the command.
-#[expect(unsafe_code, reason = "std has no other way to do these things to a child alone")]
-fn prepare(command: &mut std::process::Command, start: Start) {
-    let umask = USERS_UMASK.get().copied();
-    if start.alone {
-        command.process_group(0);
-    }
-    // SAFETY: the closure runs between fork and exec, where only async-signal-safe calls are allowed: it makes system calls
-    // on values that it owns, and allocates, locks and frees nothing.
-    unsafe {
-        command.pre_exec(move || {
-            if let Some(umask) = umask {
-                rustix::process::umask(umask);
-            }
-            close_on_exec();
-            if let Some(descriptor) = &start.inherits {
-                rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
-            }
-            #[cfg(target_os = "linux")]
-            {
-                if start.alone {
-                    leave_keyring_and_groups();
-                }
-                if start.when_we_die.is_some() {
-                    rustix::process::set_parent_process_death_signal(start.when_we_die)?;
-                }
-            }
-            Ok(())
-        });
-    }
-}
-
-/// The first descriptor that is none of the three streams.
-const FIRST: libc::c_int = 3;
-/// Where no single call does it, descriptors up to here are looked at.
-const HIGHEST: libc::c_int = 65_536;
-
-/// Every descriptor but the streams is closed when the command begins. Ours are anyway; others may have been left open by
-/// whoever started this process. Called between fork and exec.
-#[expect(
-    unsafe_code,
-    reason = "neither std nor rustix has it, and every number is a descriptor of nobody's"
-)]
-fn close_on_exec() {
-    #[cfg(target_os = "linux")]
-    {
-        // SAFETY: the call changes a flag of descriptors and touches no memory.
-        let done =
-            unsafe { libc::close_range(FIRST.unsigned_abs(), u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
-        if done == 0 {
-            return;
-        }
-    }
-    for descriptor in FIRST..HIGHEST {
-        // SAFETY: as above; a number that is no descriptor is an error and nothing else.
-        unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
-    }
-}
-
-/// A new session keyring, so that the keys of the user's session stay there, and no supplementary groups, which only root may
-/// leave. Neither is an error where it cannot be done.
-#[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "neither std nor rustix has keyctl")]
-fn leave_keyring_and_groups() {
-    let _not_root = rustix::thread::set_thread_groups(&[]);
-    // SAFETY: a null name asks for a keyring without one; no memory is read or written.
-    unsafe {
-        libc::syscall(
-            libc::SYS_keyctl,
-            libc::KEYCTL_JOIN_SESSION_KEYRING as libc::c_long,
-            std::ptr::null::<libc::c_char>(),
-        )
-    };
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod args;
 mod audit;
+mod before_exec;
 mod child;
 mod doctor;
 mod failure;
@@ -74,7 +75,7 @@ fn harden() {
     if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
         output::warning(&format!("this process stays readable for others of this user: {error}"));
     }
-    child::set_private_umask();
+    before_exec::set_private_umask();
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {

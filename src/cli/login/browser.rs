@@ -3,7 +3,7 @@
 use std::{ffi::OsString, process::Stdio};
 
 use crate::{
-    cli::{child, output},
+    cli::{before_exec, output},
     config::Environment,
 };
 
@@ -35,7 +35,7 @@ impl Browser {
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null());
-            child::restore_umask(&mut command);
+            before_exec::restore_umask(&mut command);
             // Not waited for here: the runtime does that.
             tokio::process::Command::from(command).process_group(0).spawn().is_ok()
         })

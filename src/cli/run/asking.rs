@@ -13,7 +13,7 @@ use tokio::{process::Command, time::timeout};
 
 use super::places::place;
 use crate::{
-    cli::{child, output},
+    cli::{before_exec, output},
     config::Environment,
     sandbox::{Daemon, IdMap, Place, Runtime, SandboxError},
 };
@@ -90,7 +90,7 @@ impl Asked<'_> {
             .envs(self.environment.child_environment(self.secrets))
             .env("PATH", self.path)
             .stdin(Stdio::null());
-        child::restore_umask(&mut command);
+        before_exec::restore_umask(&mut command);
         let mut command = Command::from(command);
         command.kill_on_drop(true);
         let output = match timeout(PATIENCE, command.output()).await {

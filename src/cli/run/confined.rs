@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::Path,
     process::Stdio,
     time::Duration,
@@ -16,7 +16,8 @@ use tokio::{process::Command, time::timeout};
 use super::BROKER_FAILED;
 use crate::{
     cli::{
-        child::{self, Child, Start},
+        before_exec::{self, Start},
+        child::Child,
         failure::Failure,
         inside::Inside,
         output,
@@ -75,6 +76,8 @@ async fn bwrap(line: &CommandLine, session: &Session<'_>, signals: &mut Signals)
     let start = Start {
         inherits: Some(tells.into()),
         alone: true,
+        // One that is root's by its mode could not become root then.
+        scoped: !is_set_user_id(&line.program),
         ..Start::default()
     };
     let child = Child::start(line.program.as_os_str(), &arguments, session.variables(line), start)
@@ -139,12 +142,16 @@ async fn remove(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    child::restore_umask(&mut command);
+    before_exec::restore_umask(&mut command);
     let mut command = Command::from(command);
     command.kill_on_drop(true);
     if !matches!(timeout(PATIENCE, command.status()).await, Ok(Ok(_))) {
         tracing::warn!("it is not known whether the container is gone");
     }
+}
+
+fn is_set_user_id(program: &Path) -> bool {
+    program.metadata().is_ok_and(|about| about.mode() & 0o4000 != 0)
 }
 
 /// What keeps bwrap from its work on most hosts where something does.

@@ -20,7 +20,8 @@ use crate::{
     broker::policy::Policy,
     cli::{
         args::RunArgs,
-        child::{Child, Start},
+        before_exec::Start,
+        child::Child,
         failure::Failure,
         notices::Printer,
         output, serve,
