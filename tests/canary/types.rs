@@ -114,7 +114,8 @@ const HOLD_NONE: &str = "
     broker/stats.rs BucketStats
     broker/status.rs EntryState EntryStatus
     broker/timing/renewal.rs Due Interest
-    cli/args.rs Cli Command DoctorArgs KeyCommand LogFormat Rights RunArgs SandboxKind ServeArgs StatusArgs TokenCommand
+    cli/args.rs Cli Command DoctorArgs KeyCommand LogFormat Rights RunArgs ServeArgs StatusArgs TokenCommand
+    cli/args/sandbox.rs SandboxArgs SandboxKind
     cli/args.rs LoginArgs LogoutArgs TokenGetArgs TokenImportArgs TokenRefreshArgs
     cli/args/audit.rs AuditCommand AuditShowArgs AuditVerifyArgs Since
     cli/args/git.rs GitCredentialArgs
@@ -149,6 +150,14 @@ const HOLD_NONE: &str = "
     oauth/presets.rs Preset
     oauth/provider.rs Endpoints Look NoSecret Trouble
     reason.rs Reason
+    sandbox/bwrap.rs BwrapHost Covered SystemPath
+    sandbox/command_line.rs CommandLine Environment
+    sandbox/docker.rs Daemon DockerHost
+    sandbox/error.rs SandboxError
+    sandbox/mod.rs About Broker Host Request Runtime Sandbox
+    sandbox/mounts.rs Directories FileId InvalidMount Kind Mount Own Place Source
+    sandbox/podman.rs PodmanHost
+    sandbox/users.rs IdMap InvalidIdMap InvalidUser InvalidUserns User Userns
     server/admission.rs Admission Sandbox
     server/limits/mod.rs Limits
     server/metrics/calls.rs Calls

@@ -140,6 +140,7 @@ fn environment() -> Vec<(String, String)> {
     }));
     rows.extend(
         [
+            ("PATH", "where `run --sandbox` and `doctor` look for bwrap, podman and docker; not in directories that the sandbox may write to"),
             ("RUST_LOG", "what is logged: a level (error, warn, info, debug, trace) or target=level; info for `serve`, else warn"),
             ("XDG_CONFIG_HOME, XDG_DATA_HOME, XDG_STATE_HOME", "where the files are; ~/.config, ~/.local/share and ~/.local/state if not set"),
             ("HTTPS_PROXY, ALL_PROXY, NO_PROXY", "the http:// proxy that leads to providers, and the hosts that need none; also in small letters"),

@@ -19,7 +19,8 @@ pub(super) const SANDBOXES: &str = "sandbox";
 /// How long one of them may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What each is asked. bwrap makes a sandbox, the others say what they are.
+/// What each is asked, so that nothing is made or changed: bwrap makes a sandbox of nothing, docker asks its daemon. podman
+/// would set up its storage if it were asked for more than its version.
 const QUESTIONS: [(Runtime, &[&str]); 3] = [
     (
         Runtime::Bwrap,
@@ -37,7 +38,7 @@ const QUESTIONS: [(Runtime, &[&str]); 3] = [
             "echo it makes sandboxes",
         ],
     ),
-    (Runtime::Podman, &["info", "--format", "version {{.Version.Version}}"]),
+    (Runtime::Podman, &["--version"]),
     (Runtime::Docker, &["version", "--format", "version {{.Server.Version}}"]),
 ];
 
@@ -64,7 +65,7 @@ pub(super) async fn look(config: Option<&Config>, environment: &Environment, rep
         };
         let mend = match runtime {
             Runtime::Bwrap => bwraps_mend(),
-            Runtime::Podman => "see what `podman info` says",
+            Runtime::Podman => "see what `podman --version` says",
             Runtime::Docker => "start its daemon, and let this user reach it; see what `docker info` says",
         };
         match timeout(PATIENCE, asked.answer(question, mend)).await {
