@@ -132,6 +132,8 @@ pub(super) fn command_line(sandbox: &Sandbox, about: &BwrapHost, broker: &Broker
         }
     }
     line.add(["--proc", "/proc"]);
+    // Else root's command writes to the kernel's switches, core_pattern among them: the owner needs no capability for it.
+    line.add(["--ro-bind", "/proc/sys", "/proc/sys"]);
     line.add(["--dev", "/dev"]);
     line.add(["--tmpfs", "/tmp"]);
     let needed = SYSTEM_PATHS
@@ -147,7 +149,10 @@ pub(super) fn command_line(sandbox: &Sandbox, about: &BwrapHost, broker: &Broker
     }
     // Last, so that nothing lies over them.
     bind(&mut line, "--ro-bind", &broker.directory, Path::new(SOCKET_DIRECTORY));
+    line.add(["--tmpfs", EXECUTABLE_DIRECTORY]);
     bind(&mut line, "--ro-bind", &about.executable, Path::new(EXECUTABLE));
+    // It is first in PATH: nobody puts another program beside it.
+    line.add(["--remount-ro", EXECUTABLE_DIRECTORY]);
     line.add([
         OsStr::new("--chdir"),
         sandbox.host.directories.working.path().as_os_str(),
