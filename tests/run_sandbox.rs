@@ -224,13 +224,13 @@ fn in_bwrap_signals_reach_the_command_and_nothing_outlives_the_broker() {
         ("WINCH", Signal::WINCH),
     ] {
         let script = format!("trap 'echo {name}; exit 5' {name}; echo ready; while :; do sleep 0.05; done");
-        let mut run = Running::start(in_bwrap(&host, &script));
+        let run = Running::start(in_bwrap(&host, &script));
         assert_eq!(run.line(), "ready");
         kill(run.pid(), signal);
         assert_eq!(run.line(), name);
         assert_eq!(run.end(), 5);
     }
-    let mut run = Running::start(in_bwrap(
+    let run = Running::start(in_bwrap(
         &host,
         "echo ready; while :; do echo x >> alive; sleep 0.05; done",
     ));
@@ -467,7 +467,7 @@ fn a_container_is_removed_when_its_program_dies_of_a_signal() {
     let script = r#"if [ "$1" = rm ]; then echo "$@" > "$OUT/removed"; else echo ready; exec sleep 60; fi"#;
     let mut run = with_podman(&host, script, &[], &["true"]);
     run.env("OUT", host.path(""));
-    let mut run = Running::start(run);
+    let run = Running::start(run);
     assert_eq!(run.line(), "ready");
     kill(run.pid(), Signal::TERM);
     assert_eq!(run.end(), 143);

@@ -47,6 +47,8 @@ pub(super) fn restore_umask(command: &mut std::process::Command) {
 #[expect(unsafe_code, reason = "std has no other way to do these things to a child alone")]
 pub(super) fn prepare(command: &mut std::process::Command, start: Start) {
     let umask = USERS_UMASK.get().copied();
+    #[cfg(not(target_os = "linux"))]
+    let _linux_has_them = (start.scoped, start.when_we_die);
     if start.alone {
         command.process_group(0);
     }

@@ -1,6 +1,8 @@
 //! A container of podman. Run by root it has the host's uids; run by anybody else it has a user namespace around all
 //! containers, in which uid 0 is the user and the others are those of `/etc/subuid`.
 
+use std::{ffi::OsStr, path::PathBuf};
+
 use super::{
     Broker, CommandLine, Host, Request, Sandbox, SandboxError, container,
     users::{IdMap, Mapping, User, Userns, Users, with_user},
@@ -11,8 +13,9 @@ use super::{
 pub struct PodmanHost {
     /// What the uids that podman itself sees stand for on the host, if podman was asked: see [`asks_for_subordinates`].
     pub subordinates: Option<Vec<IdMap>>,
-    /// Whether there is a program that podman can start as process 1 of a container.
-    pub init: bool,
+    /// A program that can be process 1 of a container, passes signals on to the command, and ends as it does, also if it is not
+    /// found. (podman's own choice, catatonit, ends with 1 then.)
+    pub init: Option<PathBuf>,
     /// Whether the host's SELinux keeps containers from the sockets and files of its users.
     pub selinux: bool,
 }
@@ -99,8 +102,9 @@ fn map(inside: u32, outside: u32, size: u32) -> IdMap {
 
 pub(super) fn command_line(sandbox: &Sandbox, about: &PodmanHost, broker: &Broker) -> CommandLine {
     let mut line = container::begin(sandbox, broker, about.selinux);
-    if about.init {
+    if let Some(init) = &about.init {
         line.add(["--init"]);
+        line.add([OsStr::new("--init-path"), init.as_os_str()]);
     }
     // Else it passes the host's proxies on, with the passwords that may be in them.
     line.add(["--http-proxy=false"]);

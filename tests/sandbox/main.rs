@@ -5,7 +5,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::disallowed_methods,
     reason = "a failure here is a test's failure, and BLESS is a word to the tests"
 )]
@@ -111,7 +110,7 @@ fn about(runtime: Runtime) -> About {
             })
         }
         Runtime::Podman => About::Podman(PodmanHost {
-            init: true,
+            init: Some("/usr/bin/tini-static".into()),
             ..PodmanHost::default()
         }),
         Runtime::Docker => About::Docker(DockerHost::default()),

@@ -9,7 +9,7 @@ use crate::{
     cli::run::{
         asking::{Asked, program, search_path},
         confined::bwraps_mend,
-        host::podman_has_an_init,
+        host::podmans_init,
     },
     config::{Config, Environment},
     sandbox::{Runtime, SandboxError},
@@ -78,14 +78,14 @@ pub(super) async fn look(config: Option<&Config>, environment: &Environment, rep
 }
 
 fn told(runtime: Runtime, said: &str, report: &mut Report) {
-    if runtime == Runtime::Podman && !podman_has_an_init() {
+    if runtime == Runtime::Podman && podmans_init().is_none() {
         let detail =
-            format!("{said}; without catatonit a command is process 1, and signals that it does not handle are lost");
+            format!("{said}; without tini a command is process 1, and signals that it does not handle are lost");
         return report.warn(
             SANDBOXES,
             runtime.name(),
             detail,
-            "install catatonit (`apt install catatonit`)",
+            "install tini (`apt install tini`, `dnf install tini-static`)",
         );
     }
     report.ok(SANDBOXES, runtime.name(), said);

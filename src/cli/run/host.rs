@@ -22,12 +22,11 @@ use crate::{
     },
 };
 
-/// Where podman looks for the program that is process 1 of a container.
-const INITS: [&str; 4] = [
-    "/usr/libexec/podman/catatonit",
-    "/usr/local/libexec/podman/catatonit",
-    "/usr/lib/podman/catatonit",
-    "/usr/local/lib/podman/catatonit",
+/// Where tini is, linked so that it runs in any image. docker brings it under a name of its own.
+const INITS: [&str; 3] = [
+    "/usr/bin/tini-static",
+    "/usr/libexec/docker/docker-init",
+    "/usr/bin/docker-init",
 ];
 /// There is only where the kernel has SELinux on.
 const SELINUX: &str = "/sys/fs/selinux/enforce";
@@ -120,7 +119,7 @@ async fn host(
             } else {
                 None
             },
-            init: podman_has_an_init(),
+            init: podmans_init(),
             selinux,
         }),
         Runtime::Docker => About::Docker(DockerHost {
@@ -147,9 +146,9 @@ async fn host(
     })
 }
 
-/// Whether podman can put a program before the command that passes signals on to it.
-pub(in crate::cli) fn podman_has_an_init() -> bool {
-    INITS.iter().any(|init| Path::new(init).exists())
+/// What podman can put before the command, to pass signals on to it.
+pub(in crate::cli) fn podmans_init() -> Option<PathBuf> {
+    INITS.iter().map(PathBuf::from).find(|init| init.exists())
 }
 
 /// The names of the variables that a command may get.

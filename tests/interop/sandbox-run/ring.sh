@@ -80,6 +80,17 @@ confined() {
   [[ $found = $'CapEff:\t0000000000000000\nNoNewPrivs:\t1\nread-only\nsock\n4' ]] || { echo "$found"; return 1; }
 }
 check "podman: no capability of the kernel, no new privileges, one socket, no descriptor" confined
+tini() { # Not installed: other rings have no process before theirs. What it does to codes and signals is the same.
+  local init with
+  mkdir -p "$fixture/tini"
+  (cd "$fixture/tini" && apt-get download tini >/dev/null 2>&1 && dpkg -x tini_*.deb .) || return
+  init=$fixture/tini/usr/bin/tini-static
+  with=(--runtime-arg=--init --runtime-arg=--init-path="$init")
+  ends_with 0 podman_run "${with[@]}" -- sh -c "$get >/dev/null" && ends_with 127 podman_run "${with[@]}" -- no-such-program &&
+    ends_with 126 podman_run "${with[@]}" -- /usr && ends_with 143 podman_run "${with[@]}" -- sh -c 'kill -TERM $$'
+}
+# shellcheck disable=SC2016
+check "podman: with tini before it a command ends as without it" tini
 waits() { # waits FILE: until it is there and not empty.
   local turn
   for ((turn = 0; turn < 400; turn++)); do
