@@ -228,12 +228,13 @@ pub struct RunArgs {
     /// What CMD may do.
     #[command(flatten)]
     pub rights: Rights,
-    /// What CMD is confined by.
-    #[command(flatten)]
-    pub sandbox: SandboxArgs,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+    // Last, because its heading holds for what comes after it.
+    /// What CMD is confined by.
+    #[command(flatten)]
+    pub sandbox: SandboxArgs,
 }
 
 /// Arguments of `login`.
