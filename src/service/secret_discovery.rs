@@ -10,10 +10,11 @@ mod rate;
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
 use futures_util::stream;
+use hmac::{Hmac, Mac as _};
 use prost::Message as _;
 use prost_types::Any;
 use secrecy::zeroize::Zeroizing;
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
@@ -136,30 +137,33 @@ impl SecretDiscoveryService for SecretService {
 
 /// Makes versions: the same for the same secrets, and another one for others.
 ///
-/// They come from a value that nobody else knows, so nothing can be told of a secret from its version, not even whether a
+/// They are HMACs under a key that nobody else knows, so nothing can be told of a secret from its version, not even whether a
 /// guess is right. They are another broker's when it starts anew.
 #[derive(Clone)]
-struct Versions(Arc<Zeroizing<[u8; 32]>>);
+struct Versions(Hmac<Sha256>);
 
 impl Versions {
     fn new() -> Self {
-        Self(Arc::new(Zeroizing::new(rand::random())))
+        Self::with_key(&Zeroizing::new(rand::random()))
+    }
+
+    fn with_key(key: &[u8; 32]) -> Self {
+        #[expect(clippy::expect_used, reason = "HMAC takes keys of every length (RFC 2104)")]
+        Self(Hmac::new_from_slice(key).expect("HMAC takes any key"))
     }
 
     fn of(&self, secrets: &BTreeMap<String, Value>) -> String {
-        let mut digest = Sha256::new();
-        digest.update(self.0.as_slice());
+        let mut tag = self.0.clone();
         for (name, value) in secrets {
             let (kind, text) = value.identity();
             // With lengths, so that no two lists look alike.
             for part in [name.as_bytes(), kind.as_bytes(), text.as_bytes()] {
-                digest.update((part.len() as u64).to_be_bytes());
-                digest.update(part);
+                tag.update(&(part.len() as u64).to_be_bytes());
+                tag.update(part);
             }
         }
-        let digest = digest.finalize();
-        // Half of it is more than enough, and cannot be continued to the digest of a longer list.
-        data_encoding::HEXLOWER.encode(digest.get(..16).unwrap_or_default())
+        // Half of it is more than enough.
+        data_encoding::HEXLOWER.encode(tag.finalize().into_bytes().get(..16).unwrap_or_default())
     }
 
     fn answer(&self, secrets: &BTreeMap<String, Value>, nonce: String) -> DiscoveryResponse {
@@ -222,6 +226,28 @@ mod tests {
             }
             assert_ne!(versions.of(one), Versions::new().of(one), "another broker's");
         }
+    }
+
+    #[test]
+    fn a_version_is_an_hmac_under_the_key() {
+        use sha2::Digest as _;
+        let key = [7; 32];
+        let versions = Versions::with_key(&key);
+        let pad = |with: u8| -> Vec<u8> {
+            let padded = key.iter().copied().chain([0; 32]);
+            padded.map(|byte| byte ^ with).collect()
+        };
+        // RFC 2104 by hand, over one name, its kind and an empty value, each with its length.
+        let all = secrets(&[("a", None)]);
+        let (kind, _) = all["a"].identity();
+        let mut text = Vec::new();
+        for part in ["a", kind, ""] {
+            text.extend((part.len() as u64).to_be_bytes());
+            text.extend(part.as_bytes());
+        }
+        let inner = Sha256::digest([pad(0x36), text].concat());
+        let outer = Sha256::digest([pad(0x5c), inner.to_vec()].concat());
+        assert_eq!(versions.of(&all), data_encoding::HEXLOWER.encode(&outer[..16]));
     }
 
     #[test]
