@@ -29,7 +29,7 @@ use crate::{
         Layers, Limits, Served,
         admission::Admission,
         metrics::{Calls, Metrics, MetricsError, Sources, serve as show},
-        peer::AllowedPeers,
+        peer::{AllowedPeers, Describer, OnlySandbox},
         serve,
         socket::{BoundSocket, BrokerDir, DirName, Exposure, InheritedSocket, RuntimeDir, SocketError, SocketGuard},
     },
@@ -45,6 +45,7 @@ use self::{
     records::Auditing,
     stores::{Stores, stores},
 };
+pub use crate::service::control::Protection;
 
 /// Why a broker could not be put together or started.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +102,19 @@ pub struct Options {
     pub notices: Notices,
     /// Where what is counted is shown. `None`: nowhere, and nothing is counted for it.
     pub metrics: Option<MetricsListen>,
+    /// What is particular to the process that it runs in.
+    pub process: Process,
+}
+
+/// What a broker's process took from itself, and how it looks at others.
+#[derive(Debug, Default)]
+pub struct Process {
+    /// What it took from itself.
+    pub protections: Vec<Protection>,
+    /// Who looks at peers.
+    pub describer: Describer,
+    /// The only sandbox that is served.
+    pub sandbox: Option<OnlySandbox>,
 }
 
 impl fmt::Debug for Options {
@@ -111,6 +125,7 @@ impl fmt::Debug for Options {
             .field("peers", &self.peers)
             .field("ephemeral", &self.ephemeral)
             .field("metrics", &self.metrics)
+            .field("process", &self.process)
             .finish_non_exhaustive()
     }
 }
@@ -266,6 +281,7 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
         started,
         audit: audit.clone(),
         connections: Arc::clone(&served.connections),
+        protections: options.process.protections,
     };
     let mut sandbox_layers = Layers::new(
         routes::sandbox(&broker)?,
@@ -273,7 +289,8 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
         options.admission,
         Some((audit, clock)),
     )
-    .with_limits(limits(config));
+    .with_limits(limits(config))
+    .describing(options.process.describer, options.process.sandbox);
     if metrics_at.is_some() {
         sandbox_layers = sandbox_layers.counting(calls);
     }

@@ -192,7 +192,8 @@ fn a_healthy_host_has_nothing_that_failed_and_nothing_is_changed_there() {
         .said("runtime directory", "XDG_RUNTIME_DIR says so", "")
         .said("runtime path length", "bytes to spare", "")
         .said("brokers running", "none", "")
-        .said("process memory", "cannot read it", "");
+        .said("process unreadable memory", "cannot read it", "")
+        .said("process no core file", "the limit is 0", "");
     assert!(everything(&host) == before);
 
     let answer = host.run(&["doctor"]).succeeded();

@@ -196,6 +196,7 @@ async fn a_socket_path_that_is_too_long_is_refused_before_bind_with_the_limit_an
         ephemeral: true,
         notices: credbroker::broker::login::to_the_log(),
         metrics: None,
+        process: daemon::Process::default(),
     };
     let limit = if cfg!(target_os = "linux") { "107" } else { "103" };
     let refused = daemon::start(

@@ -118,6 +118,7 @@ fn the_brokers_errors_say_what_to_do() {
         Error::Unauthenticated("missing"),
         Error::UnauthorizedKey(name()),
         Error::PeerNotAllowed { uid: 5 },
+        Error::PeerOutside,
         Error::PeerUnknown,
         Error::UnknownVersion { ours: 1 },
         Error::NeedsLogin(key()),

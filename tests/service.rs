@@ -840,6 +840,7 @@ async fn status_counts_the_logins_that_are_open() {
         started: SystemClock::new().now().wall,
         audit,
         connections: Arc::default(),
+        protections: Vec::new(),
     };
     let control = ControlService::new(bench.broker.clone(), about);
     let open = || async {

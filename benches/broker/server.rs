@@ -176,6 +176,7 @@ async fn broker(home: &Path) -> Result<()> {
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
             metrics: None,
+            process: daemon::Process::default(),
         },
     )?;
     println!("{}", running.socket().display());

@@ -106,6 +106,11 @@ pub enum Error {
         /// The uid that the kernel reported when the connection was accepted.
         uid: u32,
     },
+    /// The peer is no process of the sandbox that the socket is for.
+    #[error(
+        "this socket serves only processes of the sandbox that it was made for (`run --attest pidns`): connect from inside, with a process that was started there"
+    )]
+    PeerOutside,
     /// The system did not say who connected.
     #[error("the system did not tell who connected, so nobody is served: connect over a Unix socket of this host")]
     PeerUnknown,
@@ -282,7 +287,7 @@ impl Error {
             }
             Self::Unauthenticated(_) => Reason::Unauthenticated,
             Self::Unauthorized { .. } | Self::UnauthorizedKey(_) => Reason::Unauthorized,
-            Self::PeerNotAllowed { .. } | Self::PeerUnknown => Reason::PeerNotAllowed,
+            Self::PeerNotAllowed { .. } | Self::PeerOutside | Self::PeerUnknown => Reason::PeerNotAllowed,
             Self::UnknownVersion { .. } => Reason::UnknownVersion,
             Self::NeedsLogin(_) | Self::RefreshRefused(_) | Self::AnswerLost(_) => Reason::NeedsLogin,
             Self::ProviderRejected { .. } => Reason::ProviderRejected,
@@ -355,6 +360,7 @@ impl Error {
             Self::FailedRecently { failure, .. } => failure.metadata(),
             Self::Unimplemented(_)
             | Self::Unauthenticated(_)
+            | Self::PeerOutside
             | Self::PeerUnknown
             | Self::SessionNotFound
             | Self::SessionExpired

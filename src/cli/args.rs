@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use self::{
     audit::{AuditCommand, AuditShowArgs, AuditVerifyArgs, Since},
     git::GitCredentialArgs,
-    sandbox::{SandboxArgs, SandboxKind},
+    sandbox::{Attest, SandboxArgs, SandboxKind},
 };
 use crate::{
     broker::policy::{EntryPattern, NamePattern},
@@ -175,7 +175,7 @@ pub struct Rights {
 }
 
 /// Arguments of `serve`.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 #[command(after_help = "\
 Each --allow... may be given more than once. ENTRY is P (the bucket \"default\" of provider P), P/B, P/* (every bucket) \
 or * (everything); KEY is a name or *.

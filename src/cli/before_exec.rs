@@ -8,7 +8,12 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::{fs::Mode, process::Signal};
+use rustix::{
+    fs::Mode,
+    process::{Resource, Signal, setrlimit},
+};
+
+use super::hardening::users_core_limit;
 
 /// What a broker makes belongs to its user alone.
 pub(super) const PRIVATE_UMASK: Mode = Mode::RWXG.union(Mode::RWXO);
@@ -38,7 +43,7 @@ pub(super) struct Start {
     pub(super) when_we_die: Option<Signal>,
 }
 
-/// Gives the command the umask that the user had, not the broker's, and no descriptor of anybody's.
+/// Gives the command the umask and the limit of core files that the user had, not the broker's, and no descriptor of anybody's.
 pub(super) fn restore_umask(command: &mut std::process::Command) {
     prepare(command, Start::default());
 }
@@ -49,6 +54,7 @@ pub(super) fn prepare(command: &mut std::process::Command, start: Start) {
     let umask = USERS_UMASK.get().copied();
     #[cfg(not(target_os = "linux"))]
     let _linux_has_them = (start.scoped, start.when_we_die);
+    let core_limit = users_core_limit();
     if start.alone {
         command.process_group(0);
     }
@@ -58,6 +64,9 @@ pub(super) fn prepare(command: &mut std::process::Command, start: Start) {
         command.pre_exec(move || {
             if let Some(umask) = umask {
                 rustix::process::umask(umask);
+            }
+            if let Some(limit) = core_limit {
+                setrlimit(Resource::Core, limit)?;
             }
             close_on_exec();
             if let Some(descriptor) = &start.inherits {

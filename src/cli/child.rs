@@ -44,6 +44,11 @@ impl Child {
             .map_err(|error| cannot_start(program, &error))
     }
 
+    /// Its number, until it has been waited for.
+    pub(super) fn id(&self) -> Option<u32> {
+        self.0.id()
+    }
+
     /// Waits for its end, passing signals on. Answers its exit code, 128+n for a signal.
     pub(super) async fn wait(mut self, signals: &mut Signals) -> Result<u8, Failure> {
         loop {

@@ -8,6 +8,7 @@ mod child;
 mod doctor;
 mod failure;
 mod git_credential;
+mod hardening;
 mod inside;
 mod key;
 mod login;
@@ -47,7 +48,7 @@ pub fn main() -> ExitCode {
 /// The same with other arguments (the program's name first), for programs that carry the command in them.
 #[must_use]
 pub fn main_with(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    harden();
+    hardening::from_the_start();
     run_with(arguments, &Environment::from_process())
 }
 
@@ -65,17 +66,6 @@ fn run_with(arguments: impl IntoIterator<Item = OsString>, environment: &Environ
             ExitCode::from(failure.exit_code())
         }
     }
-}
-
-/// From the first moment on, no other process of this user may read this one's memory, no file is made readable by
-/// others, and no panic quotes what was being worked on.
-fn harden() {
-    panics::withhold_values();
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
-        output::warning(&format!("this process stays readable for others of this user: {error}"));
-    }
-    before_exec::set_private_umask();
 }
 
 fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, ExitCode> {
@@ -143,7 +133,11 @@ fn dispatch(cli: Cli, environment: &Environment) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Serve(arguments) => {
             let inherited = serve::inherited(environment, &arguments)?;
-            runtime(Workers::Many)?.block_on(serve::serve(&config()?, environment, arguments, inherited))
+            let config = config()?;
+            let paths = hardening::Paths::of_serve(&config, environment, &arguments);
+            // Before there is a second thread: it holds for those that this one starts.
+            let confined = hardening::confine(&config, &paths);
+            runtime(Workers::Many)?.block_on(serve::serve(&config, environment, arguments, inherited, confined))
         }
         Command::Run(arguments) => {
             runtime(Workers::Many)?.block_on(run::run(config, cli.config.as_deref(), environment, arguments))

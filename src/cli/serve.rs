@@ -11,14 +11,15 @@ use crate::{
     cli::{
         args::{Rights, ServeArgs},
         failure::Failure,
+        hardening::Protection,
         service_manager,
         signals::{STOPPING, Signals},
     },
     config::{Config, Environment, PolicyFile, read_capability_file},
-    daemon::{self, Options, SocketChoice},
+    daemon::{self, Options, Process, SocketChoice},
     server::{
         admission::{Admission, Sandbox},
-        peer::AllowedPeers,
+        peer::{AllowedPeers, Describer},
         socket::{Handover, InheritedSocket, SocketError},
     },
 };
@@ -31,6 +32,7 @@ pub(super) async fn serve(
     environment: &Environment,
     arguments: ServeArgs,
     inherited: Option<InheritedSocket>,
+    (protections, describer): (Vec<Protection>, Describer),
 ) -> Result<ExitCode, Failure> {
     // Before anything is bound: a signal in between would leave the socket behind.
     let mut signals = Signals::catch(&STOPPING)?;
@@ -52,6 +54,11 @@ pub(super) async fn serve(
         ephemeral: arguments.ephemeral,
         notices: to_the_log(),
         metrics: config.metrics.listen.clone(),
+        process: Process {
+            protections,
+            describer,
+            sandbox: None,
+        },
     };
     let running = daemon::start(config, environment, options)?;
     tracing::info!(socket = %running.socket().display(), pid = std::process::id(), "serving");

@@ -208,6 +208,20 @@ impl Config {
             .collect()
     }
 
+    /// The first key that names a command which a broker would run; with none it starts no program.
+    #[must_use]
+    pub fn a_command(&self) -> Option<&'static str> {
+        let of_provider = |provider: &ProviderConfig| matches!(provider.client_secret, Some(ClientSecret::Command(_)));
+        if matches!(self.store.identity, IdentitySource::Command(_)) {
+            Some("identity_command")
+        } else {
+            self.providers
+                .values()
+                .any(of_provider)
+                .then_some("client_secret_command")
+        }
+    }
+
     fn from_source(source: Option<&Source>, base: &Path, env: &Environment) -> Result<Self, ConfigError> {
         let roots = Roots { base, home: env.home() };
         let table = source.map(Source::parse).transpose()?;

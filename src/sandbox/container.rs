@@ -100,6 +100,16 @@ pub(super) fn removal(sandbox: &Sandbox, broker: &Broker) -> CommandLine {
     line
 }
 
+/// Prints the number of its first process, 0 before there is one.
+pub(super) fn first_process(sandbox: &Sandbox, broker: &Broker) -> CommandLine {
+    let host = &sandbox.host;
+    let mut line = CommandLine::new(host.program.clone(), host.path.clone(), Environment::Users, SOCKET);
+    line.add(["container", "inspect"]);
+    line.add(["--format", "{{.State.Pid}}"]);
+    line.add([&name(broker)]);
+    line
+}
+
 /// By which a container of a broker is found.
 fn name(broker: &Broker) -> String {
     format!("credbroker-{}", broker.id)

@@ -200,4 +200,13 @@ impl Sandbox {
             About::Podman(_) | About::Docker(_) => Some(container::removal(self, broker)),
         }
     }
+
+    /// How to ask the runtime for the number of the container's first process. `None`: the runtime's program is its parent.
+    #[must_use]
+    pub fn first_process(&self, broker: &Broker) -> Option<CommandLine> {
+        match &self.host.about {
+            About::Bwrap(_) => None,
+            About::Podman(_) | About::Docker(_) => Some(container::first_process(self, broker)),
+        }
+    }
 }

@@ -24,9 +24,10 @@ use super::{
     complete,
     deadline::deadline,
     ending::{self, Ending},
+    header_block::header_block,
     limits::{Answer, Arriving, Connection, HOLD, Kind, Limits, OpenCall, OpenStream, Paced, SocketRate},
     metrics::Calls,
-    peer::{AllowedPeers, Peer},
+    peer::{AllowedPeers, Describer, OnlySandbox, Peer, Pinned, Verdict},
     recorded::Recorded,
     routes::{CREDENTIALS, Routes, SECRETS},
     serve::DRAIN,
@@ -49,9 +50,6 @@ const NOT_GRPC: &str = "This socket speaks gRPC: POST over HTTP/2 with content-t
 const WATCH_TOKEN: &str = "/credbroker.v1.CredentialBroker/WatchToken";
 const STREAM_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 const DELTA_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets";
-/// The largest header block of a request: names, values and 32 bytes for each field, as HTTP/2 counts it (RFC 9113
-/// section 6.5.2).
-const MAX_HEADER_BLOCK: usize = 16 * 1024;
 
 /// The layers of one socket. Cheap to clone; every connection gets its own with [`Layers::for_connection`].
 #[derive(Clone)]
@@ -62,6 +60,10 @@ pub struct Layers {
     rate: Arc<SocketRate>,
     /// `None`: nobody wants to know.
     calls: Option<Arc<Calls>>,
+    /// `None`: uid and pid are enough.
+    describer: Option<Describer>,
+    /// `None`: whoever has the right uid.
+    sandbox: Option<OnlySandbox>,
 }
 
 struct Shared {
@@ -90,6 +92,18 @@ impl Layers {
             limits,
             rate: Arc::new(SocketRate::new(&limits)),
             calls: None,
+            describer: None,
+            sandbox: None,
+        }
+    }
+
+    /// The same, finding out more about who connects; and serving nobody but the processes of `sandbox`, if there is one.
+    #[must_use]
+    pub fn describing(self, describer: Describer, sandbox: Option<OnlySandbox>) -> Self {
+        Self {
+            describer: Some(describer),
+            sandbox,
+            ..self
         }
     }
 
@@ -148,6 +162,28 @@ impl ConnectionLayers {
         &self.connection
     }
 
+    /// Finds out about the peer, before it is served.
+    pub(super) async fn describe(&self, peer: Option<Pinned>) {
+        let Layers { describer, sandbox, .. } = &*self.layers;
+        let (Some(describer), Some(peer)) = (describer, peer) else {
+            return;
+        };
+        let sandbox = match sandbox {
+            Some(sandbox) => sandbox.known().await,
+            None => None,
+        };
+        self.connection.describe(describer.describe(peer, sandbox).await);
+    }
+
+    /// Where only a sandbox is served: whether the peer is of it.
+    fn attested(&self) -> Result<(), Error> {
+        let verdict = self.connection.described().and_then(|described| described.verdict);
+        match (&self.layers.sandbox, verdict) {
+            (None, _) | (Some(_), Some(Verdict::Inside)) => Ok(()),
+            (Some(_), _) => Err(Error::PeerOutside),
+        }
+    }
+
     /// One call, from the first check to the answer.
     async fn call_through(self, request: Request<Incoming>, call: OpenCall) -> Response<Body> {
         // A share of what was read, not a copy.
@@ -183,6 +219,7 @@ impl ConnectionLayers {
     ) -> Result<Passed, Error> {
         let Shared { allowed, admission, .. } = &*self.layers.shared;
         let peer = allowed.check(self.connection.peer())?;
+        self.attested()?;
         header_block(request)?;
         let stream = is_stream(method)
             .then(|| self.connection.open_stream(&self.layers.rate))
@@ -304,6 +341,10 @@ impl ConnectionLayers {
             sandbox: None,
             peer_uid: peer.map(|peer| peer.uid),
             peer_pid: peer.and_then(|peer| peer.pid),
+            peer: self
+                .connection
+                .described()
+                .and_then(|described| described.facts.clone()),
             // The name comes from the wire: it is bounded and escaped before it is written anywhere.
             operation: operation.chars().take(64).flat_map(char::escape_default).collect(),
             subject: None,
@@ -377,31 +418,6 @@ fn nobody() -> Caller {
     }
 }
 
-fn header_block<B>(request: &Request<B>) -> Result<(), Error> {
-    let uri = request.uri();
-    let pseudo = [
-        (":method", request.method().as_str().len()),
-        (":scheme", uri.scheme_str().map_or(0, str::len)),
-        (
-            ":authority",
-            uri.authority().map_or(0, |authority| authority.as_str().len()),
-        ),
-        (":path", uri.path_and_query().map_or(0, |path| path.as_str().len())),
-    ];
-    let fields = request
-        .headers()
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.len()));
-    let size: usize = fields.chain(pseudo).map(|(name, value)| name.len() + value + 32).sum();
-    if size > MAX_HEADER_BLOCK {
-        return Err(Error::MessageTooLarge {
-            what: "the header block",
-            limit: MAX_HEADER_BLOCK,
-        });
-    }
-    Ok(())
-}
-
 /// Whether the answer is a stream: health's Watch, reflection, WatchToken and secret discovery.
 fn is_stream(method: &str) -> bool {
     match kind(method) {
@@ -439,30 +455,4 @@ async fn catch_panic(mut call: Pin<&mut impl Future<Output = Response<Body>>>) -
         },
     )
     .await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_header_block_is_counted_as_http2_counts_it() {
-        let pseudo = [
-            ":method",
-            "POST",
-            ":scheme",
-            "http",
-            ":authority",
-            "localhost",
-            ":path",
-            "/a/b",
-        ];
-        let pseudo = pseudo.concat().len() + 4 * 32;
-        let request = |value: usize| {
-            let request = Request::post("http://localhost/a/b").header("k", "v".repeat(value));
-            header_block(&request.body(()).unwrap())
-        };
-        assert!(request(16 * 1024 - 33 - pseudo).is_ok());
-        assert!(request(16 * 1024 - 32 - pseudo).is_err());
-    }
 }

@@ -6,6 +6,7 @@ pub mod authority;
 mod complete;
 mod deadline;
 mod ending;
+mod header_block;
 pub mod layers;
 mod limits;
 pub mod metrics;

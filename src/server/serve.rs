@@ -27,7 +27,7 @@ use super::{
     authority::AcceptAnyAuthority,
     layers::{ConnectionLayers, Layers},
     limits::{Crowd, Guarded, Place},
-    peer::Peer,
+    peer::{Peer, Pinned},
 };
 
 /// How long calls under way may still take when the broker stops.
@@ -87,7 +87,8 @@ pub async fn serve(
                 Ok((stream, _)) => {
                     let layers = layers.for_connection(Peer::of(&stream), stopping.clone());
                     let place = crowd.join(layers.connection());
-                    let connection = serve_one(stream, layers, place);
+                    let pinned = Pinned::of(&stream);
+                    let connection = serve_one(stream, layers, place, pinned);
                     let open = OpenConnection::count(&served.connections);
                     connections.spawn(async move {
                         connection.await;
@@ -111,8 +112,14 @@ pub async fn serve(
     Ok(())
 }
 
-async fn serve_one(stream: UnixStream, layers: ConnectionLayers, place: Place) {
+async fn serve_one(stream: UnixStream, layers: ConnectionLayers, place: Place, peer: Option<Pinned>) {
     let connection = Arc::clone(layers.connection());
+    // Nothing that it says is read before. When the broker stops nobody waits for an answer that may not come.
+    tokio::select! {
+        () = layers.describe(peer) => {}
+        () = connection.stopping() => {}
+        _cut = connection.ends(&place) => return,
+    }
     let service = TowerToHyperService::new(layers);
     let io = TokioIo::new(AcceptAnyAuthority::new(Guarded::new(stream, Arc::clone(&connection))));
     let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

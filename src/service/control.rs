@@ -43,6 +43,19 @@ pub struct About {
     pub audit: Audit,
     /// Connections that are open now.
     pub connections: Arc<AtomicU64>,
+    /// What the process took from itself at its start.
+    pub protections: Vec<Protection>,
+}
+
+/// Something that a process takes from itself, so that little is to be had of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Protection {
+    /// What it is called.
+    pub name: &'static str,
+    /// Whether the system let it.
+    pub in_force: bool,
+    /// How far, or why not.
+    pub detail: String,
 }
 
 impl ControlService {
@@ -75,6 +88,7 @@ impl ControlService {
                 secrets_rejected: self.broker.secrets_rejected(),
             }),
             start_time: Some(timestamp(self.about.started)),
+            protections: self.about.protections.iter().map(protection).collect(),
         })
     }
 }
@@ -86,6 +100,14 @@ impl control_broker_server::ControlBroker for ControlService {
         request: Request<proto::GetStatusRequest>,
     ) -> Result<Response<proto::GetStatusResponse>, Status> {
         answer(self.status(request.get_ref()).await)
+    }
+}
+
+fn protection(Protection { name, in_force, detail }: &Protection) -> proto::Protection {
+    proto::Protection {
+        name: (*name).to_owned(),
+        in_force: *in_force,
+        detail: detail.clone(),
     }
 }
 

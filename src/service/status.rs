@@ -175,6 +175,7 @@ mod tests {
             },
             Error::UnauthorizedKey(name),
             Error::PeerNotAllowed { uid: 7 },
+            Error::PeerOutside,
             Error::PeerUnknown,
             Error::UnknownVersion { ours: 1 },
             Error::NeedsLogin(longest_key()),

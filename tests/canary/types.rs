@@ -96,7 +96,7 @@ const ENVOYS: [&str; 6] = [
 /// Those that have no place for one: names, times, counts, paths, digests, and words that were checked or fixed.
 const HOLD_NONE: &str = "
     broker/audit/chain.rs Link
-    broker/audit/line.rs Record
+    broker/audit/line.rs PeerFacts Record
     broker/audit/mod.rs Audit AuditWriter Full KeySlot OnFull Place Settings
     broker/audit/series.rs Found Judged Verdict
     broker/audit/verify.rs Checked End Fault SealedBy Wrong
@@ -115,7 +115,7 @@ const HOLD_NONE: &str = "
     broker/status.rs EntryState EntryStatus
     broker/timing/renewal.rs Due Interest
     cli/args.rs Cli Command DoctorArgs KeyCommand LogFormat Rights RunArgs ServeArgs StatusArgs TokenCommand
-    cli/args/sandbox.rs SandboxArgs SandboxKind
+    cli/args/sandbox.rs Attest SandboxArgs SandboxKind
     cli/args.rs LoginArgs LogoutArgs TokenGetArgs TokenImportArgs TokenRefreshArgs
     cli/args/audit.rs AuditCommand AuditShowArgs AuditVerifyArgs Since
     cli/args/git.rs GitCredentialArgs
@@ -138,7 +138,7 @@ const HOLD_NONE: &str = "
     credential/intent.rs Intent
     credential/name.rs EntryKey InvalidName Name
     credential/token.rs Revision
-    daemon.rs Options SocketChoice StartError
+    daemon.rs Options Process SocketChoice StartError
     daemon/providers.rs ProviderSummary
     oauth/discovery.rs DiscoveryError Metadata
     oauth/http/connect.rs Layer Unreachable
@@ -163,7 +163,10 @@ const HOLD_NONE: &str = "
     server/metrics/calls.rs Calls
     server/metrics/families.rs Family Kind
     server/metrics/listen.rs Listening MetricsError
-    server/peer.rs AllowedPeers Peer
+    server/peer/describe.rs Describer Pinned
+    server/peer/mod.rs AllowedPeers Peer
+    server/peer/sandbox.rs OnlySandbox Reveal Root
+    server/peer/unknown.rs Describer OnlySandbox Pinned Reveal Root
     server/serve.rs Served
     server/socket/bind.rs BoundSocket SocketGuard
     server/socket/broker_dir.rs BrokerDir Exposure
@@ -171,6 +174,7 @@ const HOLD_NONE: &str = "
     server/socket/inherited.rs Handover InheritedSocket
     server/socket/layout.rs DirName
     server/socket/runtime_dir.rs LiveBroker RuntimeDir Survey
+    service/control.rs Protection
     store/counts.rs StoreErrors
     store/file/diagnose/mod.rs Diagnosis Finding Outcome
     store/mod.rs Holder HolderState Operation OverCorrupt StoreError

@@ -128,6 +128,7 @@ impl Host {
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
             metrics: None,
+            process: daemon::Process::default(),
         };
         daemon::start(&Config::load(None, &environment).unwrap(), &environment, options).unwrap()
     }

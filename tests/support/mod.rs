@@ -144,6 +144,7 @@ impl Host {
             ephemeral: false,
             notices: credbroker::broker::login::to_the_log(),
             metrics: None,
+            process: daemon::Process::default(),
         };
         daemon::start(&self.config, &self.environment, options).unwrap()
     }

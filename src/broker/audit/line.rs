@@ -21,6 +21,8 @@ pub struct Record {
     pub peer_uid: Option<u32>,
     /// The peer's pid, as the kernel told at accept.
     pub peer_pid: Option<i32>,
+    /// What else is known of the peer.
+    pub peer: Option<Arc<PeerFacts>>,
     /// The RPC method's name.
     pub operation: String,
     /// What the call is about, as far as it said so.
@@ -29,6 +31,20 @@ pub struct Record {
     pub outcome: &'static str,
     /// The reason of an error.
     pub reason: Option<String>,
+}
+
+/// What the system shows of the process that connected, at that time. Nothing is decided by it: a sandbox chooses the names
+/// of its programs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerFacts {
+    /// The path of its executable, escaped and cut.
+    pub exe: Option<String>,
+    /// The number of its pid name space, as in `/proc/PID/ns/pid`.
+    pub pid_ns: Option<u64>,
+    /// The number of its user name space.
+    pub user_ns: Option<u64>,
+    /// The number of its mount name space.
+    pub mnt_ns: Option<u64>,
 }
 
 /// What is written of a [`Record`]. The field order is the order in the line.
@@ -41,6 +57,14 @@ struct Line<'a> {
     sandbox: &'a str,
     peer_uid: Option<u32>,
     peer_pid: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_exe: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_pid_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_user_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_mnt_ns: Option<u64>,
     operation: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     provider: Option<&'a str>,
@@ -64,6 +88,7 @@ impl<'a> Line<'a> {
             Some(Named::Provider(provider)) => (None, Some(provider)),
             Some(Named::Key(_) | Named::Login { entry: None, .. }) | None => (None, None),
         };
+        let peer = record.peer.as_deref();
         let provider = provider.map(Name::as_str);
         let bucket = entry.map(|entry| entry.bucket.as_str());
         let key = match named {
@@ -80,6 +105,10 @@ impl<'a> Line<'a> {
             sandbox: record.sandbox.as_deref().unwrap_or_default(),
             peer_uid: record.peer_uid,
             peer_pid: record.peer_pid,
+            peer_exe: peer.and_then(|peer| peer.exe.as_deref()),
+            peer_pid_ns: peer.and_then(|peer| peer.pid_ns),
+            peer_user_ns: peer.and_then(|peer| peer.user_ns),
+            peer_mnt_ns: peer.and_then(|peer| peer.mnt_ns),
             operation: &record.operation,
             provider,
             bucket,

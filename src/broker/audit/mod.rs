@@ -31,7 +31,7 @@ pub mod verify;
 mod writer;
 
 use chain::Key;
-pub use line::Record;
+pub use line::{PeerFacts, Record};
 
 /// How many records may wait for the disk. At the highest rate that was ever measured, a disk may stand still for a
 /// quarter of a second; at the default rate of a socket, for half a minute.

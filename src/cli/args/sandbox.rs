@@ -32,6 +32,13 @@ impl SandboxKind {
     }
 }
 
+/// What a process that connects has to show besides its uid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Attest {
+    /// That it is in the pid name space of the sandbox, or in one within it
+    Pidns,
+}
+
 /// What a sandbox is made of.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Sandbox")]
@@ -60,6 +67,9 @@ pub struct SandboxArgs {
     /// Give bwrap, podman or docker this argument besides its own; it may undo what confines CMD
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub runtime_arg: Vec<OsString>,
+    /// Serve only processes of this sandbox: pidns (Linux)
+    #[arg(long, value_name = "HOW", value_enum, hide_possible_values = true)]
+    pub attest: Option<Attest>,
     /// Print the command line that would start the sandbox, with the names of its variables; start nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -86,6 +96,7 @@ pub(super) fn check(arguments: &RunArgs) -> Result<(), UsageError> {
         userns,
         env,
         runtime_arg,
+        attest,
         dry_run,
     } = &arguments.sandbox;
     match sandbox {
@@ -102,6 +113,9 @@ pub(super) fn check(arguments: &RunArgs) -> Result<(), UsageError> {
         SandboxKind::None if !runtime_arg.is_empty() || *dry_run => {
             run("--runtime-arg and --dry-run need --sandbox bwrap, podman or docker")
         }
+        SandboxKind::None if attest.is_some() => run(
+            "--attest needs --sandbox bwrap, podman or docker: without a sandbox CMD shares your processes' name space",
+        ),
         SandboxKind::Podman | SandboxKind::Docker if image.is_none() => {
             run("--sandbox podman and --sandbox docker need --image: the image that the container is made of")
         }

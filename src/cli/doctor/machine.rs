@@ -6,7 +6,10 @@ use jiff::Timestamp;
 
 use super::Report;
 use crate::{
-    cli::failure,
+    cli::{
+        failure,
+        hardening::{self, Protection},
+    },
     clock::{Clock as _, Now, SystemClock},
 };
 
@@ -71,32 +74,17 @@ fn judge_clock(now: &Now, newest: Option<Timestamp>, report: &mut Report) {
     }
 }
 
+/// What a `serve` that is started here takes from itself; what it says of itself stands with the brokers.
 pub(super) fn look_at_process(report: &mut Report) {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{DumpableBehavior, dumpable_behavior};
-        match dumpable_behavior() {
-            Ok(DumpableBehavior::NotDumpable) => {
-                report.ok(PROCESS, "memory", "other processes of this user cannot read it");
-            }
-            Ok(_) | Err(_) => report.warn(
-                PROCESS,
-                "memory",
-                "other processes of this user can read it",
-                "allow prctl(PR_SET_DUMPABLE)",
-            ),
+    for Protection { name, in_force, detail } in hardening::tried() {
+        if in_force {
+            report.ok(PROCESS, name, detail);
+        } else if !hardening::is_amiss(name, &detail) {
+            report.ok(PROCESS, name, format!("not in force: {detail}"));
+        } else {
+            report.warn(PROCESS, name, detail, hardening::mend(name));
         }
     }
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Core).current;
-    report.ok(
-        PROCESS,
-        "core limit",
-        match limit {
-            Some(0) => "0: no core file is written".to_owned(),
-            Some(bytes) => format!("{bytes} bytes"),
-            None => "none".to_owned(),
-        },
-    );
 }
 
 #[cfg(test)]

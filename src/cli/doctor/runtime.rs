@@ -7,10 +7,14 @@ use tokio::time::timeout;
 
 use super::Report;
 use crate::{
-    cli::failure::{self, Failure},
+    cli::{
+        failure::{self, Failure},
+        hardening,
+    },
     client::{self, probe},
     config::Environment,
     daemon,
+    proto::Protection,
     server::socket::{DirRole, LiveBroker, RuntimeDir, SocketError},
 };
 
@@ -145,6 +149,7 @@ async fn ask(broker: LiveBroker, report: &mut Report) {
         let mend = format!("restart it to run version {}", env!("CARGO_PKG_VERSION"));
         report.warn(BROKERS, "running", running, mend);
     }
+    protections(&name, &answer.protections, report);
     match probe::health(broker.control_socket).await {
         Ok(Some(true)) => report.ok(BROKERS, "health", format!("{name} serves")),
         _ => report.fail(
@@ -154,5 +159,28 @@ async fn ask(broker: LiveBroker, report: &mut Report) {
             "mend what the layer store shows; if it shows nothing, the broker's log says why",
             failure::UNAVAILABLE,
         ),
+    }
+}
+
+/// What a broker says that it took from itself. One that is older says nothing.
+fn protections(name: &str, all: &[Protection], report: &mut Report) {
+    if all.is_empty() {
+        return;
+    }
+    let (in_force, missing): (Vec<_>, Vec<_>) = all.iter().partition(|one| one.in_force);
+    let in_force: Vec<&str> = in_force.iter().map(|one| one.name.as_str()).collect();
+    let mut detail = format!("{name} has {}", in_force.join(", "));
+    if !missing.is_empty() {
+        let why: Vec<String> = missing
+            .iter()
+            .map(|one| format!("{} ({})", one.name, one.detail))
+            .collect();
+        detail.push_str(&format!("; not {}", why.join(", ")));
+    }
+    if missing.iter().any(|one| hardening::is_amiss(&one.name, &one.detail)) {
+        let mend = "mend what the layer process shows, then restart the broker";
+        report.warn(BROKERS, "protections", detail, mend);
+    } else {
+        report.ok(BROKERS, "protections", detail);
     }
 }

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{process::Command, time::timeout};
 
-use super::BROKER_FAILED;
+use super::{BROKER_FAILED, attest};
 use crate::{
     cli::{
         before_exec::{self, Start},
@@ -25,6 +25,7 @@ use crate::{
     },
     config::{CAPABILITY, Environment, SOCKET},
     sandbox::{Broker, CommandLine, Environment as Kept, Runtime, Sandbox},
+    server::peer::Reveal,
 };
 
 /// How long a runtime may take to remove a container.
@@ -35,11 +36,13 @@ pub(super) struct Session<'a> {
     pub(super) environment: &'a Environment,
     pub(super) secrets: &'a [&'a str],
     pub(super) capability: &'a SecretString,
+    /// Who is told what the sandbox is, if only that is served.
+    pub(super) reveal: Option<Reveal>,
 }
 
 impl Session<'_> {
     /// The environment of the runtime's program. The capability is in it, and in no argument.
-    fn variables<'s>(&'s self, line: &'s CommandLine) -> impl Iterator<Item = (&'s OsStr, &'s OsStr)> {
+    pub(super) fn variables<'s>(&'s self, line: &'s CommandLine) -> impl Iterator<Item = (&'s OsStr, &'s OsStr)> {
         let kept = |name: &OsStr| match &line.environment {
             Kept::Users => true,
             Kept::Only(names) => names.iter().any(|kept| name == kept.as_str()),
@@ -82,6 +85,9 @@ async fn bwrap(line: &CommandLine, session: &Session<'_>, signals: &mut Signals)
     };
     let child = Child::start(line.program.as_os_str(), &arguments, session.variables(line), start)
         .map_err(|failure| failure.with_code(BROKER_FAILED))?;
+    if let Some(reveal) = &session.reveal {
+        attest::child(reveal, child.id());
+    }
     let code = child.wait_inside(signals, &inside).await?;
     match inside.reached().await {
         // Also if somebody ended bwrap itself.
@@ -108,7 +114,16 @@ async fn container(
     };
     let child = Child::start(line.program.as_os_str(), &arguments, session.variables(line), start)
         .map_err(|failure| failure.with_code(BROKER_FAILED))?;
-    let code = child.wait(signals).await?;
+    let found = async {
+        if let Some(reveal) = &session.reveal {
+            attest::container(reveal, sandbox, broker, session).await;
+        }
+        std::future::pending::<std::convert::Infallible>().await
+    };
+    let code = tokio::select! {
+        code = child.wait(signals) => code?,
+        never = found => match never {},
+    };
     if code > 128 {
         // Its own end may have been the signal's, not the container's.
         remove(sandbox, broker, session).await;

@@ -1,6 +1,7 @@
 //! `run`: a broker of its own around one command, and a sandbox around the command if one is asked for.
 
 pub(in crate::cli) mod asking;
+mod attest;
 pub(in crate::cli) mod confined;
 pub(in crate::cli) mod host;
 mod places;
@@ -19,20 +20,21 @@ use zeroize::Zeroizing;
 use crate::{
     broker::policy::Policy,
     cli::{
-        args::RunArgs,
+        args::{Attest, RunArgs},
         before_exec::Start,
         child::Child,
         failure::Failure,
+        hardening,
         notices::Printer,
         output, serve,
         signals::{FORWARDED, INTO_A_SANDBOX, Signals},
     },
     config::{CAPABILITY, Config, Environment, SOCKET},
-    daemon::{self, Options, Running, SocketChoice},
+    daemon::{self, Options, Process, Running, SocketChoice},
     sandbox::{Broker, Runtime, Sandbox as Confinement},
     server::{
         admission::{Admission, CAPABILITY_BYTES, Sandbox},
-        peer::AllowedPeers,
+        peer::{AllowedPeers, Describer},
     },
 };
 
@@ -71,6 +73,13 @@ pub(super) async fn run(
         read: arguments.rights.allow.clone(),
         ..Policy::default()
     };
+    let (only, reveal) = match arguments.sandbox.attest {
+        Some(Attest::Pidns) => {
+            let (only, reveal) = attest::sandbox_to_come()?;
+            (Some(only), Some(reveal))
+        }
+        None => (None, None),
+    };
     let printer = Printer::start();
     let options = Options {
         socket: SocketChoice::Own,
@@ -87,6 +96,11 @@ pub(super) async fn run(
         notices: printer.notices(),
         // A broker of a moment; the place is that of the one that stays.
         metrics: None,
+        process: Process {
+            protections: hardening::of_run(),
+            describer: Describer::here(),
+            sandbox: only,
+        },
     };
     let running = daemon::start(&config, environment, options).map_err(|error| broker_failed(error.into()))?;
     let capability = SecretString::from(HEXLOWER.encode(&*capability));
@@ -97,6 +111,7 @@ pub(super) async fn run(
                 environment,
                 secrets: &config.secret_variables(),
                 capability: &capability,
+                reveal,
             };
             confined::run(confinement, &broker, &session, &mut signals).await
         }

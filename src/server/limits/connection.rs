@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{HANDSHAKE, Limits, calls::Calls, crowd::Place, progress::Progress, rates::ConnectionRates};
-use crate::server::peer::Peer;
+use crate::server::peer::{Described, Peer};
 
 /// Why the broker ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,8 @@ impl Cut {
 /// One connection: shared by its adapter, its layers, its calls and the crowd.
 pub(in crate::server) struct Connection {
     peer: Option<Peer>,
+    /// Set before the first call.
+    described: OnceLock<Described>,
     accepted: Instant,
     rates: ConnectionRates,
     /// How many streaming calls it may have.
@@ -69,6 +71,7 @@ impl Connection {
         let now = Instant::now();
         Arc::new(Self {
             peer,
+            described: OnceLock::new(),
             accepted: now,
             rates: ConnectionRates::new(limits),
             streams: limits.streams.get() as usize,
@@ -82,6 +85,17 @@ impl Connection {
 
     pub(in crate::server) fn peer(&self) -> Option<Peer> {
         self.peer
+    }
+
+    /// What was found out about the peer.
+    pub(in crate::server) fn describe(&self, described: Described) {
+        // It is asked once.
+        let _ = self.described.set(described);
+    }
+
+    /// What is known of the peer; `None`: nobody asked.
+    pub(in crate::server) fn described(&self) -> Option<&Described> {
+        self.described.get()
     }
 
     pub(in crate::server) fn rates(&self) -> &ConnectionRates {

@@ -66,14 +66,17 @@ names() { # names SET: every system call of a set, and of the sets in it.
 traced() {
   local unit=$1
   local lets=$fixture/lets takes=$fixture/takes
+  local more='landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp'
   grep -qx 'SystemCallFilter=@system-service' "$unit" && grep -qx 'SystemCallFilter=~@privileged @resources' "$unit" || return
+  grep -qx "SystemCallFilter=$more" "$unit" || return
   { names @system-service; names @default; } | sort -u >"$lets"
   { names @privileged; names @resources; } | sort -u >"$takes"
   [[ $(wc -l <"$lets") -gt 200 && $(wc -l <"$takes") -gt 30 ]] || { wc -l "$lets" "$takes"; return 1; }
   # strace itself starts the broker, so its first execve is not the broker's.
   sed -nE 's/^([0-9]+ +)?([a-z0-9_]+)\(.*/\2/p' "$fixture/trace" | sort -u >"$fixture/used"
   [[ $(wc -l <"$fixture/used") -gt 30 ]] || { cat "$fixture/used"; return 1; }
-  comm -23 "$fixture/used" <(comm -23 "$lets" "$takes") | tee "$fixture/beyond"
+  { comm -23 "$lets" "$takes"; tr ' ' '\n' <<<"$more"; } | sort -u >"$fixture/through"
+  comm -23 "$fixture/used" "$fixture/through" | tee "$fixture/beyond"
   [[ ! -s $fixture/beyond ]]
 }
 

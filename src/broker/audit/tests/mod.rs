@@ -42,6 +42,7 @@ fn record(operation: &str) -> Record {
         sandbox: Some("line\nbreak".into()),
         peer_uid: Some(1),
         peer_pid: None,
+        peer: None,
         operation: operation.into(),
         subject: None,
         outcome: "ok",

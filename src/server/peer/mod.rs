@@ -2,11 +2,34 @@
 //!
 //! The kernel answers with the uid and pid of the process that called `connect`, as the broker's user namespace sees
 //! them. A descriptor that is passed on keeps the first process's credentials; the threat model says so.
+//!
+//! On Linux the process is held from then on (SO_PEERPIDFD), until it has been looked at: its number may be another
+//! process's by then.
+
+#[cfg(target_os = "linux")]
+mod describe;
+#[cfg(target_os = "linux")]
+mod process;
+#[cfg(target_os = "linux")]
+mod sandbox;
+#[cfg(not(target_os = "linux"))]
+mod unknown;
 
 use std::ops::RangeInclusive;
 
 use tokio::net::UnixStream;
 
+#[cfg(not(target_os = "linux"))]
+pub(super) use self::unknown::{Described, Verdict};
+#[cfg(not(target_os = "linux"))]
+pub use self::unknown::{Describer, OnlySandbox, Pinned, Reveal, Root};
+#[cfg(target_os = "linux")]
+pub(super) use self::{describe::Described, sandbox::Verdict};
+#[cfg(target_os = "linux")]
+pub use self::{
+    describe::{Describer, Pinned},
+    sandbox::{OnlySandbox, Reveal, Root},
+};
 use crate::broker::Error;
 
 /// Who connected.
@@ -33,6 +56,45 @@ impl Peer {
             }
         }
     }
+}
+
+impl Pinned {
+    /// Holds the process that connected. `None`: it is gone, or the system cannot do that.
+    #[must_use]
+    pub fn of(stream: &UnixStream) -> Option<Self> {
+        #[cfg(target_os = "linux")]
+        {
+            let pid = Peer::of(stream)?.pid?;
+            let pidfd = peer_pidfd(stream).ok()?;
+            Some(Self { pid, pidfd })
+        }
+        #[cfg(not(target_os = "linux"))]
+        {
+            let _ = stream;
+            None
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn peer_pidfd(stream: &impl std::os::fd::AsFd) -> nix::Result<std::os::fd::OwnedFd> {
+    nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerPidfd)
+}
+
+/// Whether peers can be held here; else why not.
+///
+/// # Errors
+/// What is missing.
+pub fn can_pin() -> Result<String, String> {
+    #[cfg(target_os = "linux")]
+    {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
+        peer_pidfd(&one)
+            .map(|_own| "the process that connected is held until it has been looked at".to_owned())
+            .map_err(|error| format!("only uid and pid are known of peers: SO_PEERPIDFD (Linux 6.5): {error}"))
+    }
+    #[cfg(not(target_os = "linux"))]
+    Err("only uid and pid are known of peers: only Linux tells more".to_owned())
 }
 
 /// Which uids may use a socket.

@@ -1,0 +1,75 @@
+//! `--attest pidns`: which process the sandbox descends from.
+
+use std::{process::Stdio, time::Duration};
+
+use tokio::{process::Command, time::sleep};
+
+use super::{BROKER_FAILED, confined::Session};
+use crate::{
+    cli::{before_exec, failure::Failure},
+    config::{CAPABILITY, SOCKET},
+    sandbox::{Broker, Sandbox},
+    server::peer::{OnlySandbox, Reveal, Root, can_pin},
+};
+
+/// How long a container may take to begin, its image to be fetched included.
+const PATIENCE: Duration = Duration::from_secs(600);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A sandbox that is about to be started. Where peers cannot be held, their numbers would prove nothing.
+pub(super) fn sandbox_to_come() -> Result<(OnlySandbox, Reveal), Failure> {
+    can_pin().map_err(|missing| {
+        let text = format!("--attest pidns cannot be had on this system: {missing}; leave --attest out");
+        Failure::internal(text).with_code(BROKER_FAILED)
+    })?;
+    Ok(OnlySandbox::to_be_started())
+}
+
+/// The sandbox descends from this child of ours, which has not been waited for.
+pub(super) fn child(reveal: &Reveal, pid: Option<u32>) {
+    match pid.and_then(|pid| i32::try_from(pid).ok()).map(Root::of) {
+        Some(Ok(root)) => reveal.started(root),
+        // It has ended, and nobody is in there.
+        Some(Err(_)) | None => tracing::debug!("the sandbox ended before anybody could be of it"),
+    }
+}
+
+/// The sandbox descends from the first process of the container, which is no child of ours: its runtime knows it, some time
+/// after it has been started. Until then nobody is served.
+pub(super) async fn container(reveal: &Reveal, sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while tokio::time::Instant::now() < end {
+        if let Some(root) = first_process(sandbox, broker, session).await {
+            return reveal.started(root);
+        }
+        sleep(PAUSE).await;
+    }
+    tracing::warn!("the runtime does not say which process the container began with; nobody is served");
+}
+
+async fn first_process(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) -> Option<Root> {
+    let pid = asked(sandbox, broker, session).await?;
+    let root = Root::below(pid).ok()?;
+    // Asked again: the number was still its own when it was looked at.
+    (asked(sandbox, broker, session).await == Some(pid)).then_some(root)
+}
+
+async fn asked(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) -> Option<i32> {
+    let line = sandbox.first_process(broker)?;
+    let variables = session
+        .variables(&line)
+        .filter(|(name, _)| *name != CAPABILITY && *name != SOCKET);
+    let mut command = std::process::Command::new(&line.program);
+    command
+        .args(line.arguments(-1))
+        .env_clear()
+        .envs(variables)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    before_exec::restore_umask(&mut command);
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
+    let answer = command.output().await.ok()?;
+    let pid = std::str::from_utf8(&answer.stdout).ok()?.trim().parse().ok()?;
+    (answer.status.success() && pid > 0).then_some(pid)
+}

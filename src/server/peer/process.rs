@@ -1,0 +1,130 @@
+//! One process, as /proc shows it, held so that another one with its number cannot take its place.
+//!
+//! The directory of a process in /proc, once opened, belongs to that process: when it is gone, nothing can be read there any
+//! more, also if its number was given away again.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags, open, openat, readlinkat},
+    io::Errno,
+};
+
+/// No state of a process is longer, unless its user is in thousands of groups.
+const MAX_STATUS: usize = 64 * 1024;
+
+/// The directory of a process in /proc.
+pub(super) struct Process {
+    pid: i32,
+    dir: OwnedFd,
+}
+
+/// What its state says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Status {
+    /// 0: it has none that can be seen from here.
+    pub(super) parent: i32,
+    /// In how many nested pid name spaces it is, as seen from here: 1 in this one.
+    pub(super) depth: usize,
+}
+
+impl Process {
+    /// Whoever has this number now.
+    pub(super) fn open(pid: i32) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = open(format!("/proc/{pid}"), flags, Mode::empty())?;
+        Ok(Self { pid, dir })
+    }
+
+    /// The process that this descriptor stands for, if it lives and has this number.
+    pub(super) fn pinned(pid: i32, pidfd: &OwnedFd) -> Result<Self, Errno> {
+        let process = Self::open(pid)?;
+        // In this order: its number is its own for as long as it has not been waited for.
+        if ended(pidfd)? {
+            return Err(Errno::SRCH);
+        }
+        Ok(process)
+    }
+
+    pub(super) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Where a link of its directory leads, as the link says.
+    pub(super) fn link(&self, name: &str) -> Option<Vec<u8>> {
+        readlinkat(&self.dir, name, Vec::new())
+            .ok()
+            .map(std::ffi::CString::into_bytes)
+    }
+
+    pub(super) fn status(&self) -> Result<Status, Errno> {
+        let file = openat(&self.dir, "status", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut text = vec![0; MAX_STATUS];
+        let mut length = 0;
+        while let Some(room) = text.get_mut(length..).filter(|room| !room.is_empty()) {
+            match rustix::io::read(&file, room)? {
+                0 => break,
+                more => length += more,
+            }
+        }
+        text.truncate(length);
+        Status::read(&String::from_utf8_lossy(&text)).ok_or(Errno::SRCH)
+    }
+
+    /// Its parent, if it has one that can be seen.
+    pub(super) fn parent(&self) -> Result<Option<Self>, Errno> {
+        let number = self.status()?.parent;
+        if number == 0 {
+            return Ok(None);
+        }
+        let parent = Self::open(number)?;
+        // Had the parent gone before it was opened, this one would have another parent by now.
+        if self.status()?.parent != number {
+            return Err(Errno::SRCH);
+        }
+        Ok(Some(parent))
+    }
+}
+
+impl Status {
+    /// `None`: it is not the state of a process that lives.
+    fn read(text: &str) -> Option<Self> {
+        let field = |name: &str| {
+            let mut lines = text.lines();
+            lines
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+                .map(str::trim)
+        };
+        if field("State")?.starts_with(['Z', 'X']) {
+            return None;
+        }
+        Some(Self {
+            parent: field("PPid")?.parse().ok()?,
+            depth: field("NSpid")?.split_whitespace().count(),
+        })
+    }
+}
+
+/// Whether the process of this descriptor has ended.
+fn ended(pidfd: &OwnedFd) -> Result<bool, Errno> {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    Ok(poll(&mut fds, Some(&now))? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_or_nothing_is_known() {
+        let text = "Name:\tPPid: 9\nState:\tS (sleeping)\nPid:\t7\nPPid:\t5\nNSpid:\t7\t3\t1\n";
+        assert_eq!(Status::read(text), Some(Status { parent: 5, depth: 3 }));
+        assert_eq!(Status::read(&text.replace("S (s", "Z (z")), None);
+        for line in ["State", "PPid:\t5", "NSpid"] {
+            assert_eq!(Status::read(&text.replace(line, "Other")), None, "{line}");
+        }
+        assert_eq!(Status::read(""), None);
+    }
+}
