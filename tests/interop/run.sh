@@ -4,7 +4,7 @@ cd "$(dirname "$0")"
 # shellcheck source=tests/interop/lib.sh
 source lib.sh
 
-all=(python python-old node go java grpcurl buf age systemd metrics kubernetes oidc git envoy login clients sandbox-run)
+all=(python python-old node go java grpcurl buf age systemd metrics kubernetes oidc git envoy login clients sandbox-run sandboxes)
 rings=("${@:-${all[@]}}")
 
 if [[ -z ${CREDBROKER_BIN:-} ]]; then
