@@ -221,6 +221,34 @@ fn every_promise_of_the_readme_has_its_row_in_the_threat_model() {
     }
 }
 
+/// What stands in italics there was attempted in real sandboxes, by exactly that name.
+#[test]
+fn every_attempt_that_the_threat_model_names_is_made() {
+    let text = fs::read_to_string(root().join("THREAT_MODEL.md")).unwrap();
+    let section = text
+        .split("\n## ")
+        .find(|section| section.starts_with("Sandboxes\n"))
+        .unwrap();
+    let section = section
+        .replace("**", "")
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    let expected = fs::read_to_string(root().join("tests/interop/sandboxes/expected.txt")).unwrap();
+    let made: BTreeSet<&str> = expected
+        .lines()
+        .filter_map(|line| Some(line.split_once(" | ")?.0))
+        .collect();
+    let named: Vec<&str> = section.split('*').skip(1).step_by(2).collect();
+    assert!(named.len() > 40, "only {} attempts were found", named.len());
+    for name in named {
+        assert!(
+            made.contains(name),
+            "THREAT_MODEL.md names the attempt {name:?}, which expected.txt does not have"
+        );
+    }
+}
+
 /// Whoever copies an example and changes nothing has a policy that lets nobody in, not one that lets in who reads it, too.
 #[test]
 fn no_example_has_the_digest_of_a_capability_that_can_be_guessed() {

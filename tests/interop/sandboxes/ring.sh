@@ -46,3 +46,5 @@ hosted() { # hosted SCRIPT ARGUMENT...: a script of this ring, in a session that
 }
 export RING_SESSIONS=$fixture/sessions
 hosted peercred.py
+echo "# whom it takes them for: $SECONDS s"
+hosted suite.py
