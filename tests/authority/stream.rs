@@ -188,6 +188,25 @@ async fn holding_back_is_bounded() {
     assert_eq!(read_now(&mut server, &mut buffer).await, sent - (before.len() + 9));
 }
 
+/// What is held back counts, not what came before it in the same read.
+#[tokio::test]
+async fn a_value_at_the_end_of_a_long_read_is_waited_for() {
+    let (before, value) = cut_before_value(b"/a");
+    let mut octets = PREFACE.to_vec();
+    octets.extend(frame(0x77, 0, 0, &[0; MAX_HELD]));
+    octets.extend(&before[PREFACE.len()..]);
+    octets.extend(frame(9, 0x4, 1, &value));
+    let (last, most) = octets.split_last().unwrap();
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let mut server = AcceptAnyAuthority::new(server);
+    let mut buffer = vec![0; 1 << 16];
+    client.write_all(most).await.unwrap();
+    assert_eq!(read_now(&mut server, &mut buffer).await, most.len() - 1);
+    client.write_all(&[*last]).await.unwrap();
+    assert_eq!(read_now(&mut server, &mut buffer).await, 2);
+    assert_ne!(buffer[..2], value);
+}
+
 /// How many octets can be read without waiting for the client.
 async fn read_now(stream: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> usize {
     poll_fn(|cx| {
