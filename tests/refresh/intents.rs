@@ -299,6 +299,22 @@ async fn a_mark_that_may_have_been_written_and_cannot_be_removed_keeps_this_brok
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_mark_that_stayed_goes_before_the_next_flight_writes_its_own() {
+    let house = House::expired().await;
+    house.authority.then([Step::Busy(None).held()]);
+    let getting = house.getting();
+    house.authority.asked(1).await;
+    house.store.fail_changes(Fault::Unavailable);
+    house.authority.let_go();
+    getting.await.unwrap().unwrap_err();
+    assert!(house.marked().await);
+    pass(30).await;
+    house.store.fail_only(Change::Intent, Fault::Unavailable);
+    house.get().await.unwrap_err();
+    assert_eq!((house.authority.times(), house.marked().await), (1, false));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refresh_is_shown_as_interrupted_once_nobody_is_at_it() {
     let house = House::expired().await;
     house.authority.then([Step::Lost.held(), Step::Lost]);

@@ -76,23 +76,6 @@ pub enum RefreshError {
 }
 
 impl RefreshError {
-    /// When the same may succeed, where that is known.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Rejected { retry_after }
-            | Self::Unavailable { retry_after }
-            | Self::Released { retry_after }
-            | Self::Cooldown { retry_after, .. } => Some(*retry_after),
-            Self::NoEntry
-            | Self::NeedsLogin(_)
-            | Self::ProviderNotFound
-            | Self::ShuttingDown
-            | Self::Store(_)
-            | Self::Internal => None,
-        }
-    }
-
     /// The same, with what is known now about when to try again.
     pub(in crate::broker) fn due_in(self, wait: Duration) -> Self {
         match self {
