@@ -130,9 +130,8 @@ impl Limits {
     ///
     /// An honest client's worst, for each call that is answered: a PING (gRPC measures the line's bandwidth with one for
     /// DATA that came in), two WINDOW_UPDATE, one RST_STREAM. That is 240 a second at the default rate of 60 calls.
-    const fn frames_per_second(&self) -> u32 {
-        let eight_a_call = self.requests_per_second.get().saturating_mul(8);
-        if eight_a_call < 500 { 500 } else { eight_a_call }
+    fn frames_per_second(&self) -> u32 {
+        self.requests_per_second.get().saturating_mul(8).max(500)
     }
 }
 
@@ -140,5 +139,21 @@ const fn number(number: u32) -> NonZeroU32 {
     match NonZeroU32::new(number) {
         Some(number) => number,
         None => NonZeroU32::MIN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_keep_pace_with_the_calls_that_are_allowed() {
+        for (calls, frames) in [(1, 500), (60, 500), (63, 504), (1000, 8000), (u32::MAX, u32::MAX)] {
+            let limits = Limits {
+                requests_per_second: number(calls),
+                ..Limits::default()
+            };
+            assert_eq!(limits.frames_per_second(), frames, "{calls}");
+        }
     }
 }
