@@ -188,6 +188,7 @@ fn a_healthy_host_has_nothing_that_failed_and_nothing_is_changed_there() {
         .said("store entries", "1 entry, all open", "")
         .said("store API keys", "1 API key, all open", "")
         .said("store writing", "written, synced, locked and removed", "")
+        .said("store file system", "not one that hosts are known to share", "")
         .said("store locks", "none is held", "")
         .said("runtime directory", "XDG_RUNTIME_DIR says so", "")
         .said("runtime path length", "bytes to spare", "")
