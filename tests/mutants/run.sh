@@ -35,7 +35,7 @@ files() {
 narrow() {
     case $1 in
         timing | policy) echo "--lib broker::$1" ;;
-        merge) echo "--lib credential" ;;
+        merge) echo "--lib credential::" ;;
         peer | limits | authority) echo "--lib server::$1" ;;
         scheduler) echo "--lib --test scheduler" ;;
         coordinator) echo "--lib --test refresh" ;;
@@ -79,8 +79,13 @@ for module in "${chosen[@]}"; do
     glob=$(files "$module")
     for tests in "$(narrow "$module")" "$(wide "$module")"; do
         echo "== $module: $tests"
-        # shellcheck disable=SC2086 # words
-        pass "$module" --file "$glob" "$@" -- $tests
+        # What is built is told by arguments for all of cargo's calls, or every test would be built for every mutant.
+        args=(--file "$glob")
+        filter=()
+        for word in $tests; do
+            case $word in *::*) filter=("$word") ;; *) args+=("--cargo-arg=$word") ;; esac
+        done
+        pass "$module" "${args[@]}" "$@" -- "${filter[@]}"
         [ "$missed" -ne 0 ] || break
     done
     [ "$missed" -ne 2 ] || failed=1
