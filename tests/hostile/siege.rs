@@ -13,9 +13,10 @@ use crate::{
 /// neighbour test.
 static ROOM: RwLock<()> = RwLock::const_new(());
 
-/// The broker's bounds during an attack: what 256 connections with all they may hold come to, and some air.
+/// The broker's bounds during an attack: what 256 connections with all they may hold come to, 64 that have not said anything
+/// yet, each of which may be held once more while it is looked at who made it, and some air.
 const MOST_KIB: u64 = 256 * 1024;
-const MOST_DESCRIPTORS: usize = 256 + 64 + 40;
+const MOST_DESCRIPTORS: usize = 256 + 2 * 64 + 40;
 /// What stays after it: the allocator keeps some of what was used.
 const KEPT_KIB: u64 = 96 * 1024;
 /// An honest call may wait so long at most. Generous: it holds on a busy machine with two cores.

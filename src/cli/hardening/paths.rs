@@ -220,9 +220,10 @@ impl Paths {
     }
 }
 
-/// The path, or the first around it that is there; links followed.
-fn nearest(path: &Path) -> Option<PathBuf> {
-    path.ancestors().find_map(|path| path.canonicalize().ok())
+/// The directory, or the first around it that is there and one; links followed.
+fn nearest(directory: &Path) -> Option<PathBuf> {
+    let is_there = |path: &Path| path.canonicalize().ok().filter(|found| found.is_dir());
+    directory.ancestors().find_map(is_there)
 }
 
 #[cfg(test)]
@@ -322,5 +323,10 @@ mod tests {
         let paths = Paths::of_serve(&config, &environment, &arguments(None, true));
         assert_eq!(of(&paths, Access::Own), [audit.as_path(), &root.join("run/credbroker")]);
         assert!(of(&paths, Access::Socket).is_empty());
+        // Something in the way: when it is gone, the directory can be made.
+        fs::remove_dir(&audit).unwrap();
+        fs::write(&audit, "in the way").unwrap();
+        let paths = Paths::of_serve(&config, &environment, &arguments(None, true));
+        assert!(of(&paths, Access::Own).contains(&root.join("home/.local/state/credbroker").as_path()));
     }
 }

@@ -58,8 +58,10 @@ impl Describer {
         let (asks, questions) = mpsc::channel::<Question>();
         let answering = move || {
             for Question { who, sandbox, answer } in questions {
-                // Nobody waits any more whose connection has ended.
-                let _ = answer.send(describe(&who, sandbox.as_deref()));
+                // Nobody waits any more whose connection has ended: in a rush these are let go at once.
+                if !answer.is_closed() {
+                    let _ = answer.send(describe(&who, sandbox.as_deref()));
+                }
             }
         };
         match thread::Builder::new().name("peers".into()).spawn(answering) {
