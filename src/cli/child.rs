@@ -50,21 +50,22 @@ impl Child {
     }
 
     /// Waits for its end, passing signals on. Answers its exit code, 128+n for a signal.
-    pub(super) async fn wait(mut self, signals: &mut Signals) -> Result<u8, Failure> {
-        loop {
-            tokio::select! {
-                status = self.0.wait() => {
-                    return status
-                        .map(exit_code)
-                        .map_err(|error| Failure::internal(format!("cannot wait for the command: {error}")));
-                }
-                Some(signal) = signals.next() => self.forward(signal),
-            }
-        }
+    pub(super) async fn wait(self, signals: &mut Signals) -> Result<u8, Failure> {
+        self.wait_passing(signals, Self::forward).await
     }
 
     /// The same for a command in a sandbox of bwrap's, which gets the signals itself.
-    pub(super) async fn wait_inside(mut self, signals: &mut Signals, inside: &Inside) -> Result<u8, Failure> {
+    pub(super) async fn wait_inside(self, signals: &mut Signals, inside: &Inside) -> Result<u8, Failure> {
+        let pass = |_: &Self, signal| {
+            // The command shares no terminal that would stop and continue it, so this process does not stop, either.
+            if signal != Signal::TSTP {
+                inside.signal(signal, is_typed(signal) || signal == Signal::WINCH);
+            }
+        };
+        self.wait_passing(signals, pass).await
+    }
+
+    async fn wait_passing(mut self, signals: &mut Signals, pass: impl Fn(&Self, Signal)) -> Result<u8, Failure> {
         loop {
             tokio::select! {
                 status = self.0.wait() => {
@@ -72,10 +73,7 @@ impl Child {
                         .map(exit_code)
                         .map_err(|error| Failure::internal(format!("cannot wait for the command: {error}")));
                 }
-                // The command shares no terminal that would stop and continue it, so this process does not stop, either.
-                Some(signal) = signals.next() => if signal != Signal::TSTP {
-                    inside.signal(signal, is_typed(signal) || signal == Signal::WINCH);
-                },
+                Some(signal) = signals.next() => pass(&self, signal),
             }
         }
     }

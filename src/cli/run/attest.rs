@@ -1,20 +1,20 @@
 //! `--attest pidns`: which process the sandbox descends from.
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
-use tokio::{process::Command, time::sleep};
+use tokio::time::sleep;
 
 use super::{BROKER_FAILED, confined::Session};
 use crate::{
-    cli::{before_exec, failure::Failure},
-    config::{CAPABILITY, SOCKET},
+    cli::failure::Failure,
     sandbox::{Broker, Sandbox},
     server::peer::{OnlySandbox, Reveal, Root, can_pin},
 };
 
 /// How long a container may take to begin, its image to be fetched included.
 const PATIENCE: Duration = Duration::from_secs(600);
-const PAUSE: Duration = Duration::from_millis(50);
+/// Between two questions, at first and at most: a container that is there begins at once, an image may take minutes to come.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// A sandbox that is about to be started. Where peers cannot be held, their numbers would prove nothing.
 pub(super) fn sandbox_to_come() -> Result<(OnlySandbox, Reveal), Failure> {
@@ -38,11 +38,13 @@ pub(super) fn child(reveal: &Reveal, pid: Option<u32>) {
 /// after it has been started. Until then nobody is served.
 pub(super) async fn container(reveal: &Reveal, sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) {
     let end = tokio::time::Instant::now() + PATIENCE;
+    let mut pause = PAUSE.0;
     while tokio::time::Instant::now() < end {
         if let Some(root) = first_process(sandbox, broker, session).await {
             return reveal.started(root);
         }
-        sleep(PAUSE).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSE.1);
     }
     tracing::warn!("the runtime does not say which process the container began with; nobody is served");
 }
@@ -56,19 +58,7 @@ async fn first_process(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>
 
 async fn asked(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) -> Option<i32> {
     let line = sandbox.first_process(broker)?;
-    let variables = session
-        .variables(&line)
-        .filter(|(name, _)| *name != CAPABILITY && *name != SOCKET);
-    let mut command = std::process::Command::new(&line.program);
-    command
-        .args(line.arguments(-1))
-        .env_clear()
-        .envs(variables)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null());
-    before_exec::restore_umask(&mut command);
-    let mut command = Command::from(command);
-    command.kill_on_drop(true);
+    let mut command = session.question(&line);
     let answer = command.output().await.ok()?;
     let pid = std::str::from_utf8(&answer.stdout).ok()?.trim().parse().ok()?;
     (answer.status.success() && pid > 0).then_some(pid)

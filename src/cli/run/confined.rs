@@ -56,6 +56,25 @@ impl Session<'_> {
                 (CAPABILITY.as_ref(), self.capability.expose_secret().as_ref()),
             ])
     }
+
+    /// The runtime's program again, to be asked about the sandbox: without the sandbox's own variables, input and words on the
+    /// terminal. It ends when nobody waits for it any more.
+    pub(super) fn question(&self, line: &CommandLine) -> Command {
+        let variables = self
+            .variables(line)
+            .filter(|(name, _)| *name != CAPABILITY && *name != SOCKET);
+        let mut command = std::process::Command::new(&line.program);
+        command
+            .args(line.arguments(-1))
+            .env_clear()
+            .envs(variables)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        before_exec::restore_umask(&mut command);
+        let mut command = Command::from(command);
+        command.kill_on_drop(true);
+        command
+    }
 }
 
 pub(super) async fn run(
@@ -146,20 +165,8 @@ async fn remove(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) {
     let Some(line) = sandbox.removal(broker) else {
         return;
     };
-    let variables = session
-        .variables(&line)
-        .filter(|(name, _)| *name != CAPABILITY && *name != SOCKET);
-    let mut command = std::process::Command::new(&line.program);
-    command
-        .args(line.arguments(-1))
-        .env_clear()
-        .envs(variables)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    before_exec::restore_umask(&mut command);
-    let mut command = Command::from(command);
-    command.kill_on_drop(true);
+    let mut command = session.question(&line);
+    command.stdout(Stdio::null());
     if !matches!(timeout(PATIENCE, command.status()).await, Ok(Ok(_))) {
         tracing::warn!("it is not known whether the container is gone");
     }
