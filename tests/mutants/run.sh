@@ -24,8 +24,7 @@ files() {
         timing | scheduler | coordinator) echo "src/broker/$1/**/*.rs" ;;
         merge) echo src/credential/merge.rs ;;
         policy) echo src/broker/policy.rs ;;
-        peer) echo src/server/peer.rs ;;
-        authority | limits) echo "src/server/$1/**/*.rs" ;;
+        peer | authority | limits) echo "src/server/$1/**/*.rs" ;;
         store) echo "src/store/**/*.rs" ;;
         *) echo "no such module: $1 (there are: ${modules[*]})" >&2 && exit 64 ;;
     esac
@@ -46,7 +45,7 @@ wide() {
     case $1 in
         timing | scheduler | coordinator) echo "--lib --test scheduler --test refresh --test watch --test service --test metrics" ;;
         merge | policy) echo "--lib --test refresh --test service --test errors --test secrets" ;;
-        peer) echo "--lib --test errors --test service --test run" ;;
+        peer) echo "--lib --test errors --test service --test run --test attest --test attest_run" ;;
         authority) echo "--lib --test authority --test service" ;;
         limits) echo "--lib --test limits --test service --test secrets --test errors --test metrics --test watch --test hostile" ;;
         store) echo "--lib --test store --test refresh --test scheduler --test service --test errors --test cli --test doctor" ;;
