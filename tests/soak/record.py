@@ -291,9 +291,12 @@ class Record:
         return reused, losses
 
     def judge_one_at_a_time(self):
+        """Nobody presents a token while another one does. A killed process does not any more, also if the door still holds
+        its request; how long others keep from the token then is the mark's affair."""
         for presentations in self.by_token.values():
             for one, next_one in zip(presentations, presentations[1:], strict=False):
-                if one.ended is None or next_one.arrived < one.ended - NOTICE:
+                over = min((moment for moment in (one.ended, one.life.killed) if moment is not None), default=None)
+                if over is None or next_one.arrived < over - NOTICE:
                     self.violation(f"presented twice at once: {one}; {next_one}")
 
     def stepped(self, slot, begin, end):
