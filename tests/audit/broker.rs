@@ -262,6 +262,11 @@ fn what_is_written_while_the_store_is_locked_is_vouched_for_once_it_is_open() {
     fs::rename(&identity, &away).unwrap();
     let serve = Serve::start(&host, &[]);
     serve.ask(&host, &["token", "get", "p"]).failed(75);
+    // The key is asked for beside the call, and could come in time.
+    wait_until("there is a file without a key", || {
+        let begun = |file: &PathBuf| fs::read(file).is_ok_and(|bytes| bytes.contains(&b'\n'));
+        files(&host).iter().any(begun)
+    });
     fs::rename(&away, &identity).unwrap();
     wait_until("the next file goes on under the key", || {
         serve.ask(&host, &["token", "get", "p"]).succeeded();
