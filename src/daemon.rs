@@ -151,7 +151,7 @@ fn put_together(
     renewals: Renewals,
     notices: Notices,
 ) -> Result<Broker, StartError> {
-    let Stores { tokens, keys } = stores(config, ephemeral)?;
+    let Stores { tokens, keys } = stores(config, environment, ephemeral)?;
     let providers = providers(config, environment);
     Ok(Broker::new(Parts {
         tokens,

@@ -52,6 +52,11 @@ impl Environment {
         self.0.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 
+    /// All variables. Some values are secrets.
+    pub fn all(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+
     /// The variable's value as a secret. `None`: it is absent, empty or not UTF-8.
     #[must_use]
     pub fn secret(&self, name: &str) -> Option<SecretString> {

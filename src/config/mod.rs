@@ -4,7 +4,7 @@
 //! a [`ConfigError`], which says where, which key and what to do, on one line. Every key stands in [`KEYS`].
 //!
 //! Paths: `~/` at the beginning is the home directory. Relative paths of a file belong to the file's directory, those of
-//! a variable to the working directory. Commands are run by `/bin/sh -c`.
+//! a variable to the working directory. Commands are run by `/bin/sh -c` in `/`.
 //!
 //! This module reads files and never writes one; it runs no command and fetches no URL. It also reads the two files that
 //! say who may connect to a `serve`: [`PolicyFile`] and the capability's, [`read_capability_file`].

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::{
     config::{ClientSecret, Environment},
     oauth::{NoSecret, SecretSource},
-    store::file::command,
+    store::file::{SecretCommand, command},
 };
 
 /// How long a command may take.
@@ -28,7 +28,7 @@ pub(super) enum ConfiguredSecret {
     File(PathBuf),
     /// Read at the start of the process, like everything of the environment.
     Variable(String, Option<SecretString>),
-    Command(String),
+    Command(SecretCommand),
 }
 
 impl ConfiguredSecret {
@@ -36,7 +36,7 @@ impl ConfiguredSecret {
         match source {
             ClientSecret::File(path) => Self::File(path.clone()),
             ClientSecret::Variable(name) => Self::Variable(name.clone(), environment.secret(name)),
-            ClientSecret::Command(command) => Self::Command(command.as_str().to_owned()),
+            ClientSecret::Command(command) => Self::Command(SecretCommand::with(command.as_str(), environment.all())),
         }
     }
 }
@@ -98,7 +98,7 @@ fn from_file(path: &Path) -> Result<SecretString, NoSecret> {
     secret_of(&bytes).ok_or_else(|| fault("it is empty, or not text"))
 }
 
-fn from_command(line: &str) -> Result<SecretString, NoSecret> {
+fn from_command(line: &SecretCommand) -> Result<SecretString, NoSecret> {
     let fault = |problem: &str| NoSecret {
         problem: format!("client_secret_command: the command {problem}"),
         mend: "make the command print the client secret alone; `sh -c` runs it, without input".to_owned(),
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn a_command_gives_what_it_prints_and_its_failure_gives_nothing_away() {
-        assert_eq!(from_command("echo s").unwrap().expose_secret(), "s");
+        assert_eq!(from_command(&"echo s".into()).unwrap().expose_secret(), "s");
         for line in ["exit 3", "echo SECRET; exit 1", "true"] {
-            let said = from_command(line).unwrap_err().to_string();
+            let said = from_command(&line.into()).unwrap_err().to_string();
             assert!(
                 said.contains("client_secret_command") && !said.contains("SECRET"),
                 "{said}"

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::StartError;
 use crate::{
-    config::{self, Backend, Config, ConfigError},
+    config::{self, Backend, Config, ConfigError, Environment},
     store::{
         KeyStore, TokenStore,
-        file::{Diagnosis, FileStore, FileStoreConfig, IdentitySource},
+        file::{Diagnosis, FileStore, FileStoreConfig, IdentitySource, SecretCommand},
         memory::MemoryStore,
     },
 };
@@ -27,18 +27,20 @@ impl Stores {
     }
 }
 
-pub(super) fn stores(config: &Config, ephemeral: bool) -> Result<Stores, StartError> {
+pub(super) fn stores(config: &Config, environment: &Environment, ephemeral: bool) -> Result<Stores, StartError> {
     if ephemeral || config.store.backend == Backend::Memory {
         return Ok(Stores::both(MemoryStore::default()));
     }
-    Ok(Stores::both(FileStore::open(file_store(config)?)?))
+    Ok(Stores::both(FileStore::open(file_store(config, environment)?)?))
 }
 
-fn file_store(config: &Config) -> Result<FileStoreConfig, ConfigError> {
+fn file_store(config: &Config, environment: &Environment) -> Result<FileStoreConfig, ConfigError> {
     let identity = match &config.store.identity {
         config::IdentitySource::Own => IdentitySource::Default,
         config::IdentitySource::File(file) => IdentitySource::File(file.clone()),
-        config::IdentitySource::Command(command) => IdentitySource::Command(command.as_str().to_owned()),
+        config::IdentitySource::Command(command) => {
+            IdentitySource::Command(SecretCommand::with(command.as_str(), environment.all()))
+        }
     };
     Ok(FileStoreConfig {
         path: config.store.directory()?.to_owned(),
@@ -51,9 +53,9 @@ fn file_store(config: &Config) -> Result<FileStoreConfig, ConfigError> {
 ///
 /// # Errors
 /// The configuration does not say where the store is.
-pub async fn diagnose_store(config: &Config) -> Result<Option<Diagnosis>, ConfigError> {
+pub async fn diagnose_store(config: &Config, environment: &Environment) -> Result<Option<Diagnosis>, ConfigError> {
     match config.store.backend {
         Backend::Memory => Ok(None),
-        Backend::File => Ok(Some(FileStore::diagnose(file_store(config)?).await)),
+        Backend::File => Ok(Some(FileStore::diagnose(file_store(config, environment)?).await)),
     }
 }

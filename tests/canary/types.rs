@@ -541,7 +541,7 @@ fn no_debug_of_a_client_shows_its_capability() {
 async fn no_debug_of_a_store_shows_what_is_in_it() {
     let scanner = Scanner::new([("the secret", SECRET)]);
     let directory = tempfile::tempdir().unwrap();
-    let identity = IdentitySource::Command(format!("echo '{SECRET}'"));
+    let identity = IdentitySource::Command(format!("echo '{SECRET}'").into());
     assert_silent(&scanner, "IdentitySource", &identity);
     let config = FileStoreConfig {
         path: directory.path().join("store"),

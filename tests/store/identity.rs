@@ -135,7 +135,7 @@ async fn a_command_or_another_file_can_be_the_identity() {
     fs::rename(root.join("identity.txt"), &elsewhere).unwrap();
     let link = directory.path().join("link");
     symlink(&elsewhere, &link).unwrap();
-    let command = IdentitySource::Command(format!("cat {}", elsewhere.display()));
+    let command = IdentitySource::Command(format!("cat {}", elsewhere.display()).into());
     for identity in [IdentitySource::File(elsewhere), IdentitySource::File(link), command] {
         let store = open_with(&root, identity);
         assert_eq!(get(&store, &key("a", "b")).await.unwrap().as_deref(), Some("one"));
@@ -152,9 +152,9 @@ async fn a_command_that_fails_locks_the_store_and_is_not_run_by_every_read() {
     filled(&root).await;
     let runs = directory.path().join("runs");
     let command = format!("echo run >> {}; exit 7", runs.display());
-    assert_all_locked(&root, IdentitySource::Command(command), "exit status: 7").await;
+    assert_all_locked(&root, IdentitySource::Command(command.into()), "exit status: 7").await;
     assert_eq!(fs::read_to_string(&runs).unwrap(), "run\n");
-    assert_all_locked(&root, IdentitySource::Command("echo s3cret".to_owned()), "on line 1").await;
+    assert_all_locked(&root, IdentitySource::Command("echo s3cret".into()), "on line 1").await;
 }
 
 /// A store call has 15 s, whatever it waits for.
@@ -163,7 +163,7 @@ async fn a_command_that_hangs_costs_a_call_15_s() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     filled(&root).await;
-    let store = open_with(&root, IdentitySource::Command("exec sleep 100".to_owned()));
+    let store = open_with(&root, IdentitySource::Command("exec sleep 100".into()));
     let start = tokio::time::Instant::now();
     assert_locked(get(&store, &key("a", "b")).await, "did not come within 15 s");
     let took = start.elapsed().as_secs_f64();
@@ -181,7 +181,7 @@ async fn the_command_is_run_once_and_its_result_is_kept() {
         runs.display(),
         root.display()
     );
-    let store = open_with(&root, IdentitySource::Command(command));
+    let store = open_with(&root, IdentitySource::Command(command.into()));
     let readers: Vec<_> = (0..20)
         .map(|_| {
             let store = store.clone();

@@ -26,7 +26,7 @@ pub(super) async fn look(explicit: Option<&Path>, environment: &Environment, rep
     let config = look_at_config(explicit, environment, report);
     report.begins(STORE);
     let newest = match &config {
-        Some(config) => look_at_store(config, report).await,
+        Some(config) => look_at_store(config, environment, report).await,
         None => {
             report.left_out(STORE, "directory");
             None
@@ -84,8 +84,8 @@ fn fail_config(layer: &'static str, check: &'static str, error: ConfigError, rep
 }
 
 /// When the newest token set was stored.
-async fn look_at_store(config: &Config, report: &mut Report) -> Option<Timestamp> {
-    let diagnosis = match daemon::diagnose_store(config).await {
+async fn look_at_store(config: &Config, environment: &Environment, report: &mut Report) -> Option<Timestamp> {
+    let diagnosis = match daemon::diagnose_store(config, environment).await {
         Ok(Some(diagnosis)) => diagnosis,
         Ok(None) => {
             report.ok(

@@ -36,6 +36,30 @@ pub(in crate::cli) fn search_path(environment: &Environment, writable: &[Place])
     OsString::from_vec(kept.collect::<Vec<_>>().join(&b':'))
 }
 
+/// What a program of the host's may find in its environment, though a sandbox can write to some places: PATH as above, and no
+/// variable that leads there, such as LD_LIBRARY_PATH or PYTHONPATH.
+pub(in crate::cli) fn trusted(environment: &Environment, writable: &[Place]) -> Environment {
+    let leads_there = |value: &OsStr| {
+        let names = |writable: &Place| {
+            let path = writable.path().as_os_str().as_bytes();
+            value.as_bytes().windows(path.len()).any(|part| part == path)
+        };
+        let is_there = |part: &[u8]| {
+            let part = Path::new(OsStr::from_bytes(part));
+            part.is_absolute() && {
+                let place = place(part);
+                writable.iter().any(|writable| writable.holds(&place))
+            }
+        };
+        writable.iter().any(names) || value.as_bytes().split(|byte| *byte == b':').any(is_there)
+    };
+    let path = search_path(environment, writable);
+    let kept = environment
+        .all()
+        .filter(|(name, value)| *name != "PATH" && !leads_there(value));
+    kept.chain([(OsStr::new("PATH"), path.as_os_str())]).collect()
+}
+
 /// The first program of this name.
 pub(in crate::cli) fn program(runtime: Runtime, path: &OsStr) -> Result<PathBuf, SandboxError> {
     path.as_bytes()

@@ -17,7 +17,7 @@ use crate::{
     cli::{args::RunArgs, failure::Failure, output},
     config::{Config, Environment},
     sandbox::{
-        About, BwrapHost, Covered, Daemon, Directories, DockerHost, Host, Own, PodmanHost, Request, Runtime,
+        About, BwrapHost, Covered, Daemon, Directories, DockerHost, Host, Own, Place, PodmanHost, Request, Runtime,
         SYSTEM_PATHS, Sandbox, SandboxError, SystemPath, asks_for_subordinates,
     },
 };
@@ -32,6 +32,15 @@ const INITS: [&str; 3] = [
 const SELINUX: &str = "/sys/fs/selinux/enforce";
 const RESOLVER: &str = "/etc/resolv.conf";
 
+/// A sandbox, and what the host's own programs find in their environment beside it.
+pub(super) struct Confined {
+    pub(super) sandbox: Sandbox,
+    /// For the commands of the configuration.
+    pub(super) hosts: Environment,
+    /// For the runtime's program.
+    pub(super) runtimes: Environment,
+}
+
 /// The sandbox that was asked for, judged by what this host is like.
 pub(super) async fn sandbox(
     runtime: Runtime,
@@ -39,13 +48,41 @@ pub(super) async fn sandbox(
     explicit: Option<&Path>,
     environment: &Environment,
     arguments: &RunArgs,
-) -> Result<Sandbox, Failure> {
+) -> Result<Confined, Failure> {
     let request = request(runtime, arguments)?;
     let directories = directories(config, explicit, environment)?;
     // Before anything is asked of a runtime: what must not be mounted is wrong wherever it is.
     request.check(&directories)?;
-    let host = host(config, environment, &request, directories, arguments.sandbox.dry_run).await?;
-    Ok(Sandbox::new(request, host)?)
+    let hosts = asking::trusted(environment, &writable(&request, &directories));
+    // What is to go inside is asked for by name.
+    let asked =
+        |name: &OsStr| runtime == Runtime::Bwrap || request.variables.iter().any(|asked| name == asked.as_str());
+    let inside = environment.all().filter(|(name, _)| *name != "PATH" && asked(name));
+    let runtimes: Environment = hosts.all().chain(inside).collect();
+    let host = host(
+        config,
+        environment,
+        &hosts,
+        &request,
+        directories,
+        arguments.sandbox.dry_run,
+    )
+    .await?;
+    Ok(Confined {
+        sandbox: Sandbox::new(request, host)?,
+        hosts,
+        runtimes,
+    })
+}
+
+/// Where the sandbox can leave something.
+fn writable(request: &Request, directories: &Directories) -> Vec<Place> {
+    let mounts = request.mounts.iter().filter(|(mount, _)| !mount.read_only);
+    let mut writable: Vec<_> = mounts.map(|(_, source)| source.place.clone()).collect();
+    if request.runtime == Runtime::Bwrap {
+        writable.push(directories.working.clone());
+    }
+    writable
 }
 
 fn request(runtime: Runtime, arguments: &RunArgs) -> Result<Request, Failure> {
@@ -88,18 +125,14 @@ fn directories(config: &Config, explicit: Option<&Path>, environment: &Environme
 async fn host(
     config: &Config,
     environment: &Environment,
+    hosts: &Environment,
     request: &Request,
     directories: Directories,
     dry_run: bool,
 ) -> Result<Host, Failure> {
     let runtime = request.runtime;
     let uid = rustix::process::geteuid().as_raw();
-    let mounts = request.mounts.iter().filter(|(mount, _)| !mount.read_only);
-    let mut writable: Vec<_> = mounts.map(|(_, source)| source.place.clone()).collect();
-    if runtime == Runtime::Bwrap {
-        writable.push(directories.working.clone());
-    }
-    let path = asking::search_path(environment, &writable);
+    let path = hosts.get("PATH").unwrap_or_default().to_owned();
     let program = asking::program(runtime, &path)?;
 
     let secrets = config.secret_variables();
@@ -107,7 +140,7 @@ async fn host(
         runtime,
         program: &program,
         path: &path,
-        environment,
+        environment: hosts,
         secrets: &secrets,
     };
     let selinux = Path::new(SELINUX).exists();

@@ -65,7 +65,7 @@ pub(super) async fn run(
         None => None,
     };
     if let Some(confinement) = confinement.as_ref().filter(|_| arguments.sandbox.dry_run) {
-        return show(confinement, environment);
+        return show(&confinement.sandbox, environment);
     }
 
     let capability = capability();
@@ -89,7 +89,7 @@ pub(super) async fn run(
             policy: Arc::new(serve::policy(policy, arguments.rights)),
         }]),
         peers: match &confinement {
-            Some(confinement) => AllowedPeers::exactly(confinement.host_uids()),
+            Some(confinement) => AllowedPeers::exactly(confinement.sandbox.host_uids()),
             None => AllowedPeers::own_and(&[]),
         },
         ephemeral: false,
@@ -102,18 +102,20 @@ pub(super) async fn run(
             sandbox: only,
         },
     };
-    let running = daemon::start(&config, environment, options).map_err(|error| broker_failed(error.into()))?;
+    // What a sandbox can write to is nothing that the host's own programs are looked for in.
+    let hosts = confinement.as_ref().map_or(environment, |confined| &confined.hosts);
+    let running = daemon::start(&config, hosts, options).map_err(|error| broker_failed(error.into()))?;
     let capability = SecretString::from(HEXLOWER.encode(&*capability));
     let ended = match &confinement {
         Some(confinement) => {
             let broker = broker(&running);
             let session = confined::Session {
-                environment,
+                environment: &confinement.runtimes,
                 secrets: &config.secret_variables(),
                 capability: &capability,
                 reveal,
             };
-            confined::run(confinement, &broker, &session, &mut signals).await
+            confined::run(&confinement.sandbox, &broker, &session, &mut signals).await
         }
         None => {
             unconfined(

@@ -5,6 +5,7 @@
 //! blocking thread.
 
 use std::{
+    ffi::OsString,
     io::{self, Read},
     os::fd::AsFd,
     process::{Child, Command, ExitStatus, Stdio},
@@ -29,17 +30,58 @@ const OF_THE_SERVICE_MANAGER: [&str; 7] = [
     "WATCHDOG_USEC",
 ];
 const PAUSE: Duration = Duration::from_millis(10);
+/// Not looked for in PATH: somebody else may write there.
+const SHELL: &str = "/bin/sh";
+/// Where a command is run. The working directory may be one that a sandbox writes to, and many programs read a
+/// configuration of where they are.
+const DIRECTORY: &str = "/";
+
+/// A command line of the configuration, and the variables that it finds. It has no `Debug`: people put passwords into both.
+#[derive(Clone, PartialEq, Eq)]
+#[expect(missing_debug_implementations, reason = "both hold secrets")]
+pub struct SecretCommand {
+    line: String,
+    variables: Option<Vec<(OsString, OsString)>>,
+}
+
+impl<S: Into<String>> From<S> for SecretCommand {
+    /// It finds the variables of this process.
+    fn from(line: S) -> Self {
+        Self {
+            line: line.into(),
+            variables: None,
+        }
+    }
+}
+
+impl SecretCommand {
+    /// It finds these variables and no others.
+    #[must_use]
+    pub fn with<N: Into<OsString>, V: Into<OsString>>(line: &str, variables: impl IntoIterator<Item = (N, V)>) -> Self {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Self {
+            line: line.to_owned(),
+            variables: Some(variables.collect()),
+        }
+    }
+}
 
 /// The output of the command, if it ended well within `limit`; else what went wrong.
-pub(crate) fn output(command: &str, limit: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
+pub(crate) fn output(command: &SecretCommand, limit: Duration) -> Result<Zeroizing<Vec<u8>>, String> {
     let deadline = Instant::now() + limit;
     // No process group of its own: a password manager that asks on the terminal could not read from it.
-    let mut shell = Command::new("sh");
+    let mut shell = Command::new(SHELL);
+    if let Some(variables) = &command.variables {
+        shell
+            .env_clear()
+            .envs(variables.iter().map(|(name, value)| (name, value)));
+    }
     for variable in OF_THE_SERVICE_MANAGER {
         shell.env_remove(variable);
     }
     let mut child = shell
-        .args(["-c", command])
+        .args(["-c", &command.line])
+        .current_dir(DIRECTORY)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -108,29 +150,41 @@ mod tests {
 
     #[test]
     fn the_output_is_what_the_shell_command_printed() {
-        assert_eq!(output("echo a; cat; echo b", LONG).unwrap().as_slice(), b"a\nb\n");
+        assert_eq!(
+            output(&"echo a; cat; echo b".into(), LONG).unwrap().as_slice(),
+            b"a\nb\n"
+        );
+    }
+
+    #[test]
+    fn it_runs_where_nobody_else_writes_with_the_variables_it_is_given() {
+        let command = SecretCommand::with("pwd; echo $A $HOME", [("A", "a"), ("NOTIFY_SOCKET", "/x")]);
+        assert_eq!(output(&command, LONG).unwrap().as_slice(), b"/\na\n");
+        // The shell itself is not looked for.
+        let command = SecretCommand::with("echo $PATH", [("PATH", "/nowhere")]);
+        assert_eq!(output(&command, LONG).unwrap().as_slice(), b"/nowhere\n");
     }
 
     #[test]
     fn a_command_that_hangs_is_ended_by_the_limit_also_if_its_children_hold_the_pipe() {
         assert_eq!(
-            output("sleep 60", Duration::from_millis(50)).unwrap_err(),
+            output(&"sleep 60".into(), Duration::from_millis(50)).unwrap_err(),
             "did not end in time"
         );
         let began = Instant::now();
-        assert_eq!(output("sleep 20 & echo a", LONG).unwrap().as_slice(), b"a\n");
+        assert_eq!(output(&"sleep 20 & echo a".into(), LONG).unwrap().as_slice(), b"a\n");
         assert!(began.elapsed() < LONG);
     }
 
     #[test]
     fn a_failed_command_gives_no_output_away() {
-        let said = output("echo AGE-SECRET-KEY-1; echo AGE-SECRET-KEY-1 >&2; exit 3", LONG).unwrap_err();
+        let said = output(&"echo AGE-SECRET-KEY-1; echo AGE-SECRET-KEY-1 >&2; exit 3".into(), LONG).unwrap_err();
         assert!(said.contains('3') && !said.contains("AGE"), "{said}");
     }
 
     #[test]
     fn endless_output_is_cut() {
-        assert_eq!(output("cat /dev/zero", LONG).unwrap_err(), "printed too much");
+        assert_eq!(output(&"cat /dev/zero".into(), LONG).unwrap_err(), "printed too much");
     }
 
     /// A pipe that says this, one after the other, and then that there is nothing now.

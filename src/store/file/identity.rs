@@ -34,7 +34,7 @@ use super::{
     IdentitySource,
     blocking::{Doing, LIMIT},
     cache::Fingerprint,
-    command,
+    command::{self, SecretCommand},
     durable::{self, AtPath, Directories},
     layout, lock,
 };
@@ -268,7 +268,7 @@ impl Keeper {
         Ok(Some(self.keep(identities)))
     }
 
-    fn run_command(&self, command: &str) -> Result<Arc<Identities>, StoreError> {
+    fn run_command(&self, command: &SecretCommand) -> Result<Arc<Identities>, StoreError> {
         if let Some(known) = self.in_memory() {
             return Ok(known);
         }

@@ -35,6 +35,7 @@ mod lock;
 mod network;
 mod records;
 
+pub use command::SecretCommand;
 pub use diagnose::{Diagnosis, Finding, Outcome};
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
@@ -77,7 +78,7 @@ pub enum IdentitySource {
     /// An age identity file that exists.
     File(PathBuf),
     /// A shell command that prints an age identity file.
-    Command(String),
+    Command(SecretCommand),
 }
 
 impl fmt::Debug for IdentitySource {

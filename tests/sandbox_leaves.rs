@@ -1,0 +1,102 @@
+//! What a sandbox leaves where it can write is not used on the host: the real binary, with a program that stands for podman, and
+//! bubblewrap where it is there.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "a failure here is a test's failure")]
+
+#[expect(dead_code, reason = "each test file uses its own part of what they share")]
+mod command;
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use command::{Answer, BIN, Host, PATH};
+
+/// A host with an entry, and a project to work in.
+fn host() -> (Host, PathBuf) {
+    let host = Host::with_entry();
+    let project = host.path("project");
+    fs::create_dir(&project).unwrap();
+    (host, project)
+}
+
+fn program(directory: &Path, name: &str, script: &str) {
+    fs::create_dir_all(directory).unwrap();
+    let path = directory.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A `run` in the project, with a podman that does what the script says on the host.
+fn with_podman(host: &Host, script: &str, arguments: &[&str]) -> Command {
+    program(&host.path("fakes"), "podman", script);
+    let mut run = host.command(&["run", "--allow", "p", "--sandbox", "podman", "--image", "i:1"]);
+    run.args(arguments)
+        .args(["--", "true"])
+        .current_dir(host.path("project"))
+        .env("PATH", format!("{}:{PATH}", host.path("fakes").display()))
+        .env("BIN", BIN);
+    run
+}
+
+#[test]
+fn a_command_of_the_configuration_finds_nothing_that_a_sandbox_left() {
+    let (host, project) = host();
+    let planted = project.join("venv/bin");
+    // The broker asks for its identity where the sandbox has been.
+    for name in ["identity-tool", "sh", "cat"] {
+        program(
+            &planted,
+            name,
+            &format!("echo {name} >> {}", host.path("planted").display()),
+        );
+    }
+    program(
+        &project,
+        "identity-tool",
+        &format!("echo ./ >> {}", host.path("planted").display()),
+    );
+    let identity = host.store().join("identity.txt");
+    program(
+        &host.path("tools"),
+        "identity-tool",
+        &format!("env > $HOME/seen; cat {}", identity.display()),
+    );
+    let command = "if test -e identity-tool; then ./identity-tool; else identity-tool; fi";
+    host.write(
+        "config/credbroker/config.toml",
+        &format!("[store]\nidentity_command = '{command}'\n"),
+    );
+
+    let script = r#"CREDBROKER_SOCKET=$(echo "$XDG_RUNTIME_DIR"/credbroker/*/sandbox/sock) "$BIN" token get p; env > "$HOME/podmans""#;
+    let mut run = with_podman(&host, script, &["--mount", ".", "--env", "WANTED"]);
+    let path = [&planted, &host.path("tools"), &host.path("fakes")].map(|path| path.to_str().unwrap().to_owned());
+    run.env("PATH", format!("{}:{PATH}", path.join(":")))
+        .env("LD_LIBRARY_PATH", format!("/nowhere:{}", planted.display()))
+        .env("PYTHONSTARTUP", project.join("x.py"))
+        .env("OPTIONS", format!("--require={}/x.js", project.display()))
+        .env("WANTED", project.join("y"));
+    let answer = Answer::of(run);
+    assert_eq!(answer.out, "access-1\n", "{answer:?}");
+    assert!(
+        !host.path("planted").exists(),
+        "what the sandbox left was run: {answer:?}"
+    );
+    for seen in ["seen", "podmans"] {
+        let seen = fs::read_to_string(host.path(seen)).unwrap();
+        let names: Vec<&str> = seen.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        for name in ["LD_LIBRARY_PATH", "PYTHONSTARTUP", "OPTIONS"] {
+            assert!(!names.contains(&name), "{name} is in {seen}");
+        }
+        assert!(names.contains(&"HOME"), "{seen}");
+    }
+    let podmans = fs::read_to_string(host.path("podmans")).unwrap();
+    assert!(
+        podmans.contains("\nWANTED="),
+        "what was asked for by name is passed: {podmans}"
+    );
+}
