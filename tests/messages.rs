@@ -230,6 +230,7 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         home_path: None,
         homes: Vec::new(),
         own: Vec::new(),
+        executable: Place::new("/srv/bin/credbroker".into(), None, Vec::new()),
     };
     let mut request = Request {
         runtime: Runtime::Podman,
@@ -249,6 +250,7 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         ("/a:/proc", kind),
         ("/a:/run/credbroker", kind),
         ("/a:/b/../c", kind),
+        ("/srv/bin", kind),
     ] {
         let mount = Mount::parse(argument.as_ref()).unwrap();
         let source = source(mount.source.to_str().unwrap(), kind);

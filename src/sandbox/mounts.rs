@@ -167,6 +167,8 @@ pub struct Directories {
     pub homes: Vec<Place>,
     /// What is credbroker's own.
     pub own: Vec<Own>,
+    /// This program, which the host runs again.
+    pub executable: Place,
 }
 
 /// Something that is mounted.
@@ -193,6 +195,8 @@ const DISKS: &str = "/run/media";
 const SHARED: [&str; 2] = ["/tmp", "/var/tmp"];
 
 const CHANGE_DIRECTORY: &str = "change to the directory of your project";
+const PROGRAM_ELSEWHERE: &str = "put credbroker elsewhere, or change to another directory";
+const READ_ONLY: &str = "mount it read-only (SRC:DST:ro), or put credbroker elsewhere";
 const CHOOSE: &str = "mount a directory that holds only what the sandbox needs";
 
 impl Inside {
@@ -237,6 +241,7 @@ pub(super) fn working_directory(directories: &Directories) -> Result<Mounted, Sa
     const WHAT: &str = "the working directory";
     let working = &directories.working;
     judge(WHAT, working, directories, CHANGE_DIRECTORY)?;
+    judge_writable(WHAT, working, directories, PROGRAM_ELSEWHERE)?;
     if SYSTEM_PATHS.iter().any(|system| working.path.starts_with(system)) {
         let why = "belongs to the system, which a sandbox does not write to".to_owned();
         return Err(forbidden(WHAT, working, why, CHANGE_DIRECTORY));
@@ -270,6 +275,9 @@ pub(super) fn judged(
             }
         }
         judge(WHAT, &source.place, directories, CHOOSE)?;
+        if !mount.read_only {
+            judge_writable(WHAT, &source.place, directories, READ_ONLY)?;
+        }
         let destination = mount.destination.as_ref().unwrap_or(&source.named);
         // Without a slash at its end, and the like.
         let destination: PathBuf = destination.components().collect();
@@ -312,6 +320,24 @@ fn forbidden(what: &'static str, place: &Place, why: String, mend: &'static str)
         why,
         mend,
     }
+}
+
+/// One more rule for what can be written to: the next `credbroker` on the host would be what the sandbox made of it.
+fn judge_writable(
+    what: &'static str,
+    place: &Place,
+    directories: &Directories,
+    mend: &'static str,
+) -> Result<(), SandboxError> {
+    let program = &directories.executable;
+    if place.holds(program) {
+        let why = format!(
+            "is or holds the program credbroker ({}), which the sandbox could replace",
+            program.path.display()
+        );
+        return Err(forbidden(what, place, why, mend));
+    }
+    Ok(())
 }
 
 /// The rules for whatever comes from the host.

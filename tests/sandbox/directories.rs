@@ -142,6 +142,26 @@ fn another_name_of_a_directory_is_the_same_directory() {
 }
 
 #[test]
+fn this_program_is_not_where_a_sandbox_writes() {
+    for path in ["/home/me/.cargo", "/home/me/.cargo/bin"] {
+        let said = refused_working(path).unwrap_or_else(|| panic!("{path} is let in"));
+        assert!(
+            said.contains("the program credbroker (/home/me/.cargo/bin/credbroker)"),
+            "{said}"
+        );
+        for runtime in [Runtime::Bwrap, Runtime::Podman, Runtime::Docker] {
+            let said = refused_mount(runtime, &[&format!("{path}:/x")]).unwrap();
+            assert!(
+                said.contains("could replace: mount it read-only (SRC:DST:ro)"),
+                "{said}"
+            );
+            assert_eq!(refused_mount(runtime, &[&format!("{path}:/x:ro")]), None);
+        }
+    }
+    assert_eq!(refused_working("/home/me/.cargo/registry"), None);
+}
+
+#[test]
 fn arguments_are_read_strictly() {
     for (argument, want) in [
         ("/a", ("/a", None, false)),

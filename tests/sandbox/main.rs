@@ -56,6 +56,7 @@ fn directories(working: &str) -> Directories {
             own("its sockets", "/run/user/1000/credbroker", true),
             own("a client secret", "/home/me/secrets/client", false),
         ],
+        executable: place("/home/me/.cargo/bin/credbroker"),
     }
 }
 

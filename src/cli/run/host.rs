@@ -119,6 +119,7 @@ fn directories(config: &Config, explicit: Option<&Path>, environment: &Environme
         home_path: environment.home().map(without_dots),
         own: own(config, explicit, environment, &homes),
         homes,
+        executable: place(&executable()?),
     })
 }
 
@@ -194,7 +195,6 @@ fn names(environment: &Environment, secrets: &[&str]) -> BTreeSet<String> {
 
 fn bwrap(environment: &Environment, own: &[Own]) -> Result<BwrapHost, Failure> {
     let system: Vec<SystemPath> = SYSTEM_PATHS.iter().filter_map(|path| system(Path::new(path))).collect();
-    let executable = fs::read_link("/proc/self/exe").ok().filter(|program| program.exists());
     let covered = own.iter().filter_map(|own| {
         let path = own.place.path();
         let shown = SYSTEM_PATHS.iter().any(|system| path.starts_with(system));
@@ -209,12 +209,17 @@ fn bwrap(environment: &Environment, own: &[Own]) -> Result<BwrapHost, Failure> {
     Ok(BwrapHost {
         system,
         resolver: resolver(),
-        executable: executable.ok_or_else(|| {
-            Failure::internal("this program's own file is not found: start it anew, it was replaced or removed")
-                .with_code(BROKER_FAILED)
-        })?,
+        executable: executable()?,
         covered: covered.chain(private).collect(),
         path: environment.get("PATH").unwrap_or(OsStr::new("")).to_owned(),
+    })
+}
+
+fn executable() -> Result<PathBuf, Failure> {
+    let executable = fs::read_link("/proc/self/exe").ok().filter(|program| program.exists());
+    executable.ok_or_else(|| {
+        Failure::internal("this program's own file is not found: start it anew, it was replaced or removed")
+            .with_code(BROKER_FAILED)
     })
 }
 
