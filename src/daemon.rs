@@ -197,6 +197,20 @@ pub fn runtime_path(environment: &Environment) -> Result<PathBuf, SocketError> {
     )
 }
 
+/// Where brokers of this user have their directories if they were started with this environment, or with that of a login, a
+/// service or a cron job.
+#[must_use]
+pub fn runtime_paths(environment: &Environment) -> Vec<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw();
+    let login = PathBuf::from(format!("/run/user/{uid}"));
+    let temporary = [environment.temporary_directory(), Path::new("/tmp")];
+    let places = [environment.runtime_directory(), Some(&login)].map(|runtime| (runtime, temporary[0]));
+    let places = places.into_iter().chain(temporary.map(|temporary| (None, temporary)));
+    places
+        .filter_map(|(runtime, temporary)| RuntimeDir::locate(runtime, temporary, uid).ok())
+        .collect()
+}
+
 /// A socket to serve, and what unlinks it: nothing, if it is not the broker's own.
 struct Listening {
     listener: UnixListener,

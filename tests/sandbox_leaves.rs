@@ -100,3 +100,51 @@ fn a_command_of_the_configuration_finds_nothing_that_a_sandbox_left() {
         "what was asked for by name is passed: {podmans}"
     );
 }
+
+#[test]
+fn what_is_mounted_in_the_project_is_refused_if_it_is_not_for_a_sandbox() {
+    let (host, project) = host();
+    for name in ["project/below", "data/credbroker/tokens", "harmless"] {
+        fs::create_dir_all(host.path(name)).unwrap();
+    }
+    for (bound, says) in [
+        (".", Some("is or holds the home directory")),
+        ("data/credbroker", Some("its store")),
+        ("data/credbroker/tokens", Some("its store")),
+        ("run", Some("its sockets")),
+        ("harmless", None),
+    ] {
+        program(&host.path("fakes"), "podman", "echo started");
+        let script = r#"mount --bind "$BOUND" below && exec "$BIN" run --sandbox podman --image i --mount . -- true"#;
+        let mut shell = host.program("unshare");
+        if !rustix::process::geteuid().is_root() {
+            shell.args(["--user", "--map-root-user"]);
+        }
+        shell
+            .args(["--mount", "sh", "-c", script])
+            .current_dir(&project)
+            .env("PATH", format!("{}:{PATH}", host.path("fakes").display()))
+            .env("BIN", BIN)
+            .env("BOUND", host.path(bound));
+        let answer = Answer::of(shell);
+        match says {
+            Some(says) => {
+                answer
+                    .failed(64)
+                    .saying(says)
+                    .saying(project.join("below").to_str().unwrap());
+            }
+            None => assert_eq!(answer.succeeded().out, "started\n"),
+        }
+    }
+}
+
+#[test]
+fn the_sockets_of_brokers_that_were_started_elsewhere_are_not_mounted() {
+    let (host, _) = host();
+    let name = format!("t/cb-{}", rustix::process::geteuid().as_raw());
+    fs::create_dir_all(host.path(&name)).unwrap();
+    let mut run = with_podman(&host, "echo started", &["--mount", host.path(&name).to_str().unwrap()]);
+    run.env("TMPDIR", host.path("t"));
+    Answer::of(run).failed(64).saying("its sockets");
+}

@@ -98,13 +98,40 @@ pub struct Place {
     path: PathBuf,
     id: Option<FileId>,
     above: Vec<FileId>,
+    others: Vec<PathBuf>,
+    below: Vec<Place>,
 }
 
 impl Place {
     /// `path` has no links; `id` is what is there, if anything is; `above` are the directories it is in.
     #[must_use]
     pub fn new(path: PathBuf, id: Option<FileId>, above: Vec<FileId>) -> Self {
-        Self { path, id, above }
+        Self {
+            path,
+            id,
+            above,
+            others: Vec::new(),
+            below: Vec::new(),
+        }
+    }
+
+    /// The paths that it has besides, because what it is in is mounted several times. What they are in is above, too.
+    #[must_use]
+    pub fn also_called(mut self, others: Vec<PathBuf>) -> Self {
+        self.others = others;
+        self
+    }
+
+    /// What is mounted below, and comes along wherever this is mounted.
+    #[must_use]
+    pub fn with(mut self, below: Vec<Self>) -> Self {
+        self.below = below;
+        self
+    }
+
+    /// Itself, and what is mounted below.
+    fn parts(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.below)
     }
 
     /// Its path.
@@ -183,6 +210,8 @@ pub(super) struct Mounted {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Inside {
     reserved: &'static [&'static str],
+    /// Whether what is mounted below something is not read-only with it.
+    flat_read_only: bool,
 }
 
 /// The kernel's own file systems.
@@ -191,9 +220,12 @@ const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
 const SERVICES: &str = "/run";
 /// Where removable disks are mounted, below the other.
 const DISKS: &str = "/run/media";
+/// Where some containers have what is outside of them, the home once more among it.
+const HOST: &str = "/run/host";
 /// Where everybody's programs listen; what is in it may be mounted.
 const SHARED: [&str; 2] = ["/tmp", "/var/tmp"];
 
+const WORKING_DIRECTORY: &str = "the working directory";
 const CHANGE_DIRECTORY: &str = "change to the directory of your project";
 const PROGRAM_ELSEWHERE: &str = "put credbroker elsewhere, or change to another directory";
 const READ_ONLY: &str = "mount it read-only (SRC:DST:ro), or put credbroker elsewhere";
@@ -203,12 +235,14 @@ impl Inside {
     pub(super) fn container() -> Self {
         Self {
             reserved: &[SOCKET_DIRECTORY],
+            flat_read_only: true,
         }
     }
 
     pub(super) fn bwrap() -> Self {
         Self {
             reserved: &[SOCKET_DIRECTORY, EXECUTABLE_DIRECTORY],
+            flat_read_only: false,
         }
     }
 
@@ -238,7 +272,7 @@ impl Inside {
 
 /// The working directory, at its own place, to write to.
 pub(super) fn working_directory(directories: &Directories) -> Result<Mounted, SandboxError> {
-    const WHAT: &str = "the working directory";
+    const WHAT: &str = WORKING_DIRECTORY;
     let working = &directories.working;
     judge(WHAT, working, directories, CHANGE_DIRECTORY)?;
     judge_writable(WHAT, working, directories, PROGRAM_ELSEWHERE)?;
@@ -275,6 +309,13 @@ pub(super) fn judged(
             }
         }
         judge(WHAT, &source.place, directories, CHOOSE)?;
+        if let (Some(below), true, true) = (source.place.below.first(), mount.read_only, inside.flat_read_only) {
+            let why = format!(
+                "has something mounted in it ({}), which would stay writable",
+                below.path.display()
+            );
+            return refused(&why, "mount its parts one by one, or leave out `:ro`");
+        }
         if !mount.read_only {
             judge_writable(WHAT, &source.place, directories, READ_ONLY)?;
         }
@@ -330,7 +371,7 @@ fn judge_writable(
     mend: &'static str,
 ) -> Result<(), SandboxError> {
     let program = &directories.executable;
-    if place.holds(program) {
+    if let Some(place) = place.parts().find(|place| place.holds(program)) {
         let why = format!(
             "is or holds the program credbroker ({}), which the sandbox could replace",
             program.path.display()
@@ -340,11 +381,30 @@ fn judge_writable(
     Ok(())
 }
 
-/// The rules for whatever comes from the host.
+/// The rules for whatever comes from the host, and for what is mounted in it.
 fn judge(what: &'static str, place: &Place, directories: &Directories, mend: &'static str) -> Result<(), SandboxError> {
+    // First, because what is below is also why the place itself may be refused; and it is known by its name. But / has everything.
+    for below in place.below.iter().filter(|_| place.path != Path::new("/")) {
+        const BELOW: &str = "choose a directory without it";
+        let what = if what == WORKING_DIRECTORY {
+            "what is mounted in the working directory at"
+        } else {
+            "what is mounted in a --mount at"
+        };
+        judge_one(what, below, directories, BELOW)?;
+    }
+    judge_one(what, place, directories, mend)
+}
+
+fn judge_one(
+    what: &'static str,
+    place: &Place,
+    directories: &Directories,
+    mend: &'static str,
+) -> Result<(), SandboxError> {
     let refused = |why: String| Err(forbidden(what, place, why, mend));
-    let path = place.path.as_path();
-    if path == Path::new("/") {
+    let called = |is: &dyn Fn(&Path) -> bool| is(&place.path) || place.others.iter().any(|other| is(other));
+    if called(&|path| path == Path::new("/")) {
         return refused("is the whole host".to_owned());
     }
     if directories.homes.iter().any(|home| place.holds(home)) {
@@ -358,12 +418,15 @@ fn judge(what: &'static str, place: &Place, directories: &Directories, mend: &'s
             ));
         }
     }
-    if KERNEL.iter().any(|kernel| path.starts_with(kernel)) {
+    if called(&|path| KERNEL.iter().any(|kernel| path.starts_with(kernel))) {
         return refused("shows the host's devices or processes".to_owned());
     }
-    let services = path.starts_with(SERVICES) && !(path.starts_with(DISKS) && path != Path::new(DISKS));
-    if services || SHARED.iter().any(|shared| path == Path::new(shared)) {
-        return refused("is where other programs of this host listen".to_owned());
+    let services = |path: &Path| {
+        path.starts_with(SERVICES) && !path.starts_with(HOST) && !(path.starts_with(DISKS) && path != Path::new(DISKS))
+    };
+    let shared = |path: &Path| SHARED.iter().any(|shared| Path::new(shared).starts_with(path));
+    if called(&|path| services(path) || shared(path)) {
+        return refused("is or holds where other programs of this host listen".to_owned());
     }
     Ok(())
 }

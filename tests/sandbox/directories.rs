@@ -76,6 +76,7 @@ fn a_mount_is_judged_like_the_working_directory() {
             ("/home/me/secrets:/x", "a client secret"),
             ("/proc:/x", "devices or processes"),
             ("/run:/x", "its sockets"),
+            ("/var:/x", "listen"),
             ("/data:/run/credbroker", "socket or program is there"),
             ("/data:/run/credbroker/sock", "socket or program is there"),
             ("/data:/run", "socket or program is there"),
@@ -159,6 +160,54 @@ fn this_program_is_not_where_a_sandbox_writes() {
         }
     }
     assert_eq!(refused_working("/home/me/.cargo/registry"), None);
+}
+
+#[test]
+fn what_is_mounted_below_is_judged_like_the_rest() {
+    let below = |path: &str, called: &[&str]| place(path).also_called(called.iter().map(PathBuf::from).collect());
+    let project = || place("/srv/project");
+    for (mounted, says) in [
+        (below("/srv/project/tmpfs", &[]), None),
+        (below("/srv/project/x", &["/run/host/home/me/x"]), None),
+        (below("/srv/project/bus", &["/run/dbus"]), Some("listen")),
+        (below("/srv/project/root", &["/"]), Some("is the whole host")),
+        (below("/srv/project/shm", &["/dev/shm"]), Some("devices or processes")),
+        (below("/home/me", &[]), Some("holds the home directory")),
+        (below("/home/me/.local/share/credbroker/tokens", &[]), Some("its store")),
+        (below("/home/me/.cargo", &[]), Some("the program credbroker")),
+    ] {
+        let mut directories = directories("/home/me/project");
+        directories.working = project().with(vec![mounted.clone()]);
+        let said = request(Runtime::Bwrap)
+            .check(&directories)
+            .err()
+            .map(|error| error.to_string());
+        assert_eq!(said.is_some(), says.is_some(), "{mounted:?}: {said:?}");
+        assert!(says.is_none_or(|says| said.is_some_and(|said| said.contains(says))));
+        // The same as a mount; of a read-only one podman and docker would leave what is below writable.
+        for (runtime, argument) in [
+            (Runtime::Podman, "/srv/project:/x"),
+            (Runtime::Podman, "/srv/project:/x:ro"),
+            (Runtime::Docker, "/srv/project:/x:ro"),
+            (Runtime::Bwrap, "/srv/project:/x:ro"),
+        ] {
+            let (mount, source) = mount(argument);
+            let mut request = request(runtime);
+            let read_only = mount.read_only;
+            request.mounts = vec![(
+                mount,
+                Source {
+                    place: project().with(vec![mounted.clone()]),
+                    ..source
+                },
+            )];
+            directories.working = place("/home/me/project");
+            let said = request.check(&directories).err().map(|error| error.to_string());
+            let (program, flat) = (says == Some("the program credbroker"), runtime != Runtime::Bwrap);
+            let refused = says.is_some() && !(program && read_only) || read_only && flat;
+            assert_eq!(said.is_some(), refused, "{argument} {mounted:?}: {said:?}");
+        }
+    }
 }
 
 #[test]

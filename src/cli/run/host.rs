@@ -11,7 +11,7 @@ use std::{
 use super::{
     BROKER_FAILED,
     asking::{self, Asked},
-    places::{homes, own, place, private, source, without_dots},
+    places::{homes, own, place, private, source, whole, without_dots},
 };
 use crate::{
     cli::{args::RunArgs, failure::Failure, output},
@@ -115,7 +115,7 @@ fn unknown_directory(error: &io::Error) -> Failure {
 fn directories(config: &Config, explicit: Option<&Path>, environment: &Environment) -> Result<Directories, Failure> {
     let homes = homes(environment, rustix::process::geteuid().as_raw());
     Ok(Directories {
-        working: place(&fs::canonicalize(".").map_err(|error| unknown_directory(&error))?),
+        working: whole(&fs::canonicalize(".").map_err(|error| unknown_directory(&error))?),
         home_path: environment.home().map(without_dots),
         own: own(config, explicit, environment, &homes),
         homes,

@@ -4,6 +4,7 @@ pub(in crate::cli) mod asking;
 mod attest;
 pub(in crate::cli) mod confined;
 pub(in crate::cli) mod host;
+mod mount_points;
 mod places;
 
 use std::{

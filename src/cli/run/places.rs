@@ -8,11 +8,20 @@ use std::{
 
 use rustix::fs::{Access, access};
 
+use super::mount_points::MountPoints;
 use crate::{
     config::{ClientSecret, Config, Environment, IdentitySource},
     daemon,
     sandbox::{Covered, FileId, Kind, Own, Place, SYSTEM_PATHS, Source},
 };
+
+/// A place that is to be mounted: what is mounted below it comes along.
+pub(super) fn whole(path: &Path) -> Place {
+    let place = place(path);
+    let points = MountPoints::here();
+    let below = points.below(place.path()).map(self::place).collect();
+    place.with(below)
+}
 
 /// Follows all links as far as something is there; what is not there yet has no links.
 pub(super) fn place(path: &Path) -> Place {
@@ -36,8 +45,16 @@ pub(super) fn place(path: &Path) -> Place {
     if !exists {
         above.extend(own);
     }
+    let points = MountPoints::here();
+    // Not one that something else is mounted over.
+    let others = points.other_names(&real).into_iter().filter(|other| id(other) == own);
+    let mut names = Vec::new();
+    for other in others {
+        above.extend(other.ancestors().skip(1).filter_map(id));
+        names.push(rest.iter().rev().fold(other, |path, name| path.join(name)));
+    }
     let path = rest.iter().rev().fold(real, |path, name| path.join(name));
-    Place::new(path, own.filter(|_| exists), above)
+    Place::new(path, own.filter(|_| exists), above).also_called(names)
 }
 
 fn id(path: &Path) -> Option<FileId> {
@@ -51,7 +68,7 @@ fn id(path: &Path) -> Option<FileId> {
 /// The source of a `--mount`.
 pub(super) fn source(path: &Path) -> io::Result<Source> {
     let absolute = std::path::absolute(path)?;
-    let place = place(&absolute);
+    let place = whole(&absolute);
     let kind = match place.path().symlink_metadata() {
         Ok(about) if about.is_dir() => Kind::Directory,
         Ok(about) if about.is_file() => Kind::File,
@@ -94,9 +111,15 @@ pub(super) fn own(config: &Config, explicit: Option<&Path>, environment: &Enviro
     let mut own = Vec::new();
     own.extend(config.store.path.as_deref().map(|path| directory("its store", path)));
     own.extend(config.audit.path.as_deref().map(|path| directory("its records", path)));
+    let sockets = daemon::runtime_path(environment).ok();
+    // Brokers that were started elsewhere, as far as there are any.
+    let others = daemon::runtime_paths(environment)
+        .into_iter()
+        .filter(|path| path.exists());
     own.extend(
-        daemon::runtime_path(environment)
-            .ok()
+        sockets
+            .into_iter()
+            .chain(others)
             .map(|path| directory("its sockets", &path)),
     );
     let default = Config::default_file(environment);
