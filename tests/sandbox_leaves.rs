@@ -9,7 +9,7 @@ mod command;
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -147,4 +147,48 @@ fn the_sockets_of_brokers_that_were_started_elsewhere_are_not_mounted() {
     let mut run = with_podman(&host, "echo started", &["--mount", host.path(&name).to_str().unwrap()]);
     run.env("TMPDIR", host.path("t"));
     Answer::of(run).failed(64).saying("its sockets");
+}
+
+#[test]
+fn nothing_is_mounted_through_a_link_that_a_sandbox_left() {
+    let (host, project) = host();
+    for name in ["project/vendor/deep", "data-dir"] {
+        fs::create_dir_all(host.path(name)).unwrap();
+    }
+    symlink(
+        format!("/oldroot{}", host.path("").display()),
+        project.join("vendor/link"),
+    )
+    .unwrap();
+    symlink("nowhere", project.join("vendor/broken")).unwrap();
+    for (at, refused) in [
+        ("vendor/link/.bash_profile", true),
+        ("vendor/link", true),
+        ("vendor/broken", true),
+        ("vendor/deep", false),
+        ("vendor/new/place", false),
+    ] {
+        let mount = format!("{}:{}", host.path("data-dir").display(), project.join(at).display());
+        let run = with_podman(&host, "echo started", &["--mount", ".", "--mount", &mount]);
+        let answer = Answer::of(run);
+        if refused {
+            answer.failed(64).saying("a link is on the way there");
+        } else {
+            assert_eq!(answer.succeeded().out, "started\n", "{at}");
+        }
+        // Under bwrap the working directory is one that is written to.
+        let mut run = host.command(&[
+            "run",
+            "--dry-run",
+            "--sandbox",
+            "bwrap",
+            "--mount",
+            &mount,
+            "--",
+            "true",
+        ]);
+        program(&host.path("fakes"), "bwrap", "exit 1");
+        run.current_dir(&project).env("PATH", host.path("fakes"));
+        assert_eq!(Answer::of(run).code, if refused { 64 } else { 0 }, "{at}");
+    }
 }

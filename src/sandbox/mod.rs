@@ -29,7 +29,7 @@ pub use self::{
     container::SOCKET_DIRECTORY,
     docker::{Daemon, DockerHost},
     error::SandboxError,
-    mounts::{Directories, FileId, InvalidMount, Kind, Mount, Own, Place, Source},
+    mounts::{Directories, FileId, InvalidMount, Kind, Mount, Own, Place, Source, Way},
     podman::{PodmanHost, asks_for_subordinates},
     users::{IdMap, InvalidIdMap, InvalidUser, InvalidUserns, User, Userns},
 };
@@ -87,6 +87,14 @@ impl Request {
     /// What must not be mounted.
     pub fn check(&self, directories: &Directories) -> Result<(), SandboxError> {
         self.mounted(directories).map(|_mounts| ())
+    }
+
+    /// The places of mounts that lie in other mounts: there the runtime walks through the host's files.
+    ///
+    /// # Errors
+    /// What must not be mounted.
+    pub fn ways(&self, directories: &Directories) -> Result<Vec<Way>, SandboxError> {
+        self.mounted(directories).map(|mounts| mounts::ways(&mounts))
     }
 
     fn mounted(&self, directories: &Directories) -> Result<Vec<mounts::Mounted>, SandboxError> {

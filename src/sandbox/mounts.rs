@@ -344,6 +344,45 @@ pub(super) fn in_order(mounts: &mut [Mounted]) {
     mounts.sort_by(|a, b| a.destination.cmp(&b.destination));
 }
 
+/// The way to a place that lies in another mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// What the other mount shows of the host.
+    pub from: PathBuf,
+    /// From there on.
+    pub rest: PathBuf,
+    /// The place inside.
+    pub destination: PathBuf,
+}
+
+impl Way {
+    /// Why nothing is mounted there if a link is on the way: who could write there chose where it leads, and the runtime, which
+    /// makes the place, may follow it out of the sandbox.
+    #[must_use]
+    pub fn has_a_link(&self) -> SandboxError {
+        SandboxError::Destination {
+            path: self.destination.clone(),
+            why: "a link is on the way there, in something else that is mounted; remove the link, or choose another place",
+        }
+    }
+}
+
+pub(super) fn ways(mounts: &[Mounted]) -> Vec<Way> {
+    let way = |mounted: &Mounted| {
+        let rest = |other: &Mounted| Some(mounted.destination.strip_prefix(&other.destination).ok()?.to_owned());
+        let others = mounts.iter().filter(|other| other.destination != mounted.destination);
+        let (from, rest) = others
+            .filter_map(|other| Some((&other.source, rest(other)?)))
+            .min_by_key(|(_, rest)| rest.components().count())?;
+        Some(Way {
+            from: from.clone(),
+            rest,
+            destination: mounted.destination.clone(),
+        })
+    };
+    mounts.iter().filter_map(way).collect()
+}
+
 /// Where this place is inside, if it is in something that is mounted.
 pub(super) fn inside_of(mounts: &[Mounted], place: &Place) -> Option<PathBuf> {
     let nearest = mounts

@@ -11,7 +11,7 @@ use std::{
 use super::{
     BROKER_FAILED,
     asking::{self, Asked},
-    places::{homes, own, place, private, source, whole, without_dots},
+    places::{homes, own, passes_a_link, place, private, source, whole, without_dots},
 };
 use crate::{
     cli::{args::RunArgs, failure::Failure, output},
@@ -53,6 +53,9 @@ pub(super) async fn sandbox(
     let directories = directories(config, explicit, environment)?;
     // Before anything is asked of a runtime: what must not be mounted is wrong wherever it is.
     request.check(&directories)?;
+    if let Some(way) = request.ways(&directories)?.iter().find(|way| passes_a_link(way)) {
+        return Err(way.has_a_link().into());
+    }
     let hosts = asking::trusted(environment, &writable(&request, &directories));
     // What is to go inside is asked for by name.
     let asked =

@@ -12,7 +12,7 @@ use super::mount_points::MountPoints;
 use crate::{
     config::{ClientSecret, Config, Environment, IdentitySource},
     daemon,
-    sandbox::{Covered, FileId, Kind, Own, Place, SYSTEM_PATHS, Source},
+    sandbox::{Covered, FileId, Kind, Own, Place, SYSTEM_PATHS, Source, Way},
 };
 
 /// A place that is to be mounted: what is mounted below it comes along.
@@ -62,6 +62,15 @@ fn id(path: &Path) -> Option<FileId> {
     Some(FileId {
         device: about.dev(),
         inode: about.ino(),
+    })
+}
+
+/// Whether what is there on this way is a link anywhere.
+pub(super) fn passes_a_link(way: &Way) -> bool {
+    let mut path = way.from.clone();
+    way.rest.components().any(|part| {
+        path.push(part);
+        path.symlink_metadata().is_ok_and(|about| about.is_symlink())
     })
 }
 
