@@ -192,3 +192,67 @@ fn nothing_is_mounted_through_a_link_that_a_sandbox_left() {
         assert_eq!(Answer::of(run).code, if refused { 64 } else { 0 }, "{at}");
     }
 }
+
+/// Whether bubblewrap makes sandboxes here. Where it has to, `.ci/run` says so.
+#[expect(clippy::disallowed_methods, reason = "a word from .ci/run to the tests")]
+fn bwrap() -> bool {
+    let arguments = [
+        "--unshare-user",
+        "--unshare-pid",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--",
+        "true",
+    ];
+    let output = Command::new("bwrap").args(arguments).output();
+    let can = output.is_ok_and(|output| output.status.success());
+    assert!(
+        can || std::env::var_os("INSIST_ON_EVERY_TEST").is_none(),
+        "bubblewrap makes no sandboxes here"
+    );
+    can
+}
+
+#[test]
+fn in_bwrap_a_command_in_the_background_has_no_terminal_to_read() {
+    if !bwrap() {
+        return;
+    }
+    let (host, project) = host();
+    let inside = r#"for fd in 0 1 2; do test -t $fd && echo terminal $fd; done
+        ls -l /proc/self/fd | grep -q pts && echo a way to the terminal
+        if read -r line; then echo "got $line"; else echo nothing; fi; echo error >&2; exit 5"#;
+    for (background, says, not) in [
+        (
+            "& wait $!",
+            &["nothing", "error", "code 5"][..],
+            &["terminal", "got"][..],
+        ),
+        (
+            "",
+            &["terminal 0", "terminal 1", "terminal 2", "got typed", "error", "code 5"],
+            &["nothing"],
+        ),
+    ] {
+        // A shell with job control on a terminal of its own.
+        let line =
+            format!("stty -echo; set -m; \"$BIN\" run --sandbox bwrap -- sh -c \"$INSIDE\" {background}\necho code $?");
+        let mut terminal = host.program("script");
+        terminal
+            .args(["--quiet", "--command", &line, "/dev/null"])
+            .current_dir(&project)
+            .env("BIN", BIN)
+            .env("INSIDE", inside)
+            .env("SHELL", "/bin/sh");
+        let said = Answer::with_input(terminal, b"typed\n").out;
+        for word in says {
+            assert!(said.contains(word), "{background}: {said}");
+        }
+        for word in not {
+            assert!(!said.contains(word), "{background}: {said}");
+        }
+    }
+}

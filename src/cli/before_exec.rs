@@ -39,6 +39,9 @@ pub(super) struct Start {
     /// Sockets without a path are out of its reach, where the kernel can do that, and no program that it starts gains
     /// privileges.
     pub(super) scoped: bool,
+    /// It has no terminal: no input, and what it prints passes through this process. A terminal that it had it could read, by
+    /// its output too.
+    pub(super) without_terminal: bool,
     /// The signal that it gets when this process is killed.
     pub(super) when_we_die: Option<Signal>,
 }

@@ -2,17 +2,23 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
-    os::unix::process::ExitStatusExt as _,
+    fs::File,
+    io::{self, IsTerminal as _},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::process::ExitStatusExt as _,
+    },
     path::Path,
-    process::ExitStatus,
+    process::{ExitStatus, Stdio},
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rustix::{
     fs::{Mode, OFlags},
     process::{Pid, Signal, kill_process},
 };
-use tokio::process;
+use tokio::{process, time::timeout};
 
 use crate::cli::{
     before_exec::{Start, prepare},
@@ -23,9 +29,14 @@ use crate::cli::{
 
 const CANNOT_EXECUTE: u8 = 126;
 const NOT_FOUND: u8 = 127;
+/// How long a terminal may take for a command's last words.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A command that runs.
-pub(super) struct Child(process::Child);
+pub(super) struct Child {
+    child: process::Child,
+    relays: Vec<JoinHandle<()>>,
+}
 
 impl Child {
     /// Starts it with exactly these variables.
@@ -37,16 +48,32 @@ impl Child {
     ) -> Result<Self, Failure> {
         let mut command = std::process::Command::new(program);
         command.args(arguments).env_clear().envs(variables);
+        let mut relays = Vec::new();
+        if start.without_terminal {
+            command.stdin(Stdio::null());
+            let mut relay = |to: BorrowedFd<'_>| {
+                let (stdio, thread) = relay(to)?;
+                relays.push(thread);
+                Ok::<_, io::Error>(stdio)
+            };
+            let cannot = |error| Failure::internal(format!("cannot make a pipe for the command's output: {error}"));
+            if io::stdout().is_terminal() {
+                command.stdout(relay(io::stdout().as_fd()).map_err(cannot)?);
+            }
+            if io::stderr().is_terminal() {
+                command.stderr(relay(io::stderr().as_fd()).map_err(cannot)?);
+            }
+        }
         prepare(&mut command, start);
         process::Command::from(command)
             .spawn()
-            .map(Self)
+            .map(|child| Self { child, relays })
             .map_err(|error| cannot_start(program, &error))
     }
 
     /// Its number, until it has been waited for.
     pub(super) fn id(&self) -> Option<u32> {
-        self.0.id()
+        self.child.id()
     }
 
     /// Waits for its end, passing signals on. Answers its exit code, 128+n for a signal.
@@ -66,16 +93,18 @@ impl Child {
     }
 
     async fn wait_passing(mut self, signals: &mut Signals, pass: impl Fn(&Self, Signal)) -> Result<u8, Failure> {
-        loop {
+        let status = loop {
             tokio::select! {
-                status = self.0.wait() => {
-                    return status
-                        .map(exit_code)
-                        .map_err(|error| Failure::internal(format!("cannot wait for the command: {error}")));
-                }
+                status = self.child.wait() => break status,
                 Some(signal) = signals.next() => pass(&self, signal),
             }
-        }
+        };
+        let relays = self.relays;
+        let printed = tokio::task::spawn_blocking(|| relays.into_iter().for_each(|relay| drop(relay.join())));
+        let _or_the_terminal_stands_still = timeout(PATIENCE, printed).await;
+        status
+            .map(exit_code)
+            .map_err(|error| Failure::internal(format!("cannot wait for the command: {error}")))
     }
 
     fn forward(&self, signal: Signal) {
@@ -84,13 +113,23 @@ impl Child {
         if is_typed(signal) {
             return;
         }
-        let pid = self.0.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
         if let Some(pid) = pid
             && let Err(error) = kill_process(pid, signal)
         {
             tracing::warn!(%error, "a signal could not be passed on");
         }
     }
+}
+
+/// A pipe whose other end a thread copies to where this goes.
+fn relay(to: BorrowedFd<'_>) -> io::Result<(Stdio, JoinHandle<()>)> {
+    let (mut reads, writes) = io::pipe()?;
+    let mut to = File::from(to.try_clone_to_owned()?);
+    let thread = thread::Builder::new().spawn(move || {
+        let _nobody_reads_any_more = io::copy(&mut reads, &mut to);
+    })?;
+    Ok((writes.into(), thread))
 }
 
 fn cannot_start(program: &OsStr, error: &io::Error) -> Failure {
@@ -118,6 +157,15 @@ fn exit_code(status: ExitStatus) -> u8 {
 /// Whether a signal came from a terminal's keyboard.
 fn is_typed(signal: Signal) -> bool {
     matches!(signal, Signal::INT | Signal::QUIT) && in_the_foreground()
+}
+
+/// Whether a stream is the terminal of this session, and this process is in the background of it: the shell's prompt, or another
+/// program, reads what is typed there.
+pub(super) fn in_the_background() -> bool {
+    let of_another = |stream: BorrowedFd<'_>| {
+        rustix::termios::tcgetpgrp(stream).is_ok_and(|foreground| foreground != rustix::process::getpgrp())
+    };
+    of_another(io::stdin().as_fd()) || of_another(io::stdout().as_fd()) || of_another(io::stderr().as_fd())
 }
 
 /// Whether this process is in the foreground group of its terminal, wherever its input comes from.

@@ -17,7 +17,7 @@ use super::{BROKER_FAILED, attest};
 use crate::{
     cli::{
         before_exec::{self, Start},
-        child::Child,
+        child::{Child, in_the_background},
         failure::Failure,
         inside::Inside,
         output,
@@ -98,6 +98,8 @@ async fn bwrap(line: &CommandLine, session: &Session<'_>, signals: &mut Signals)
     let start = Start {
         inherits: Some(tells.into()),
         alone: true,
+        // In a session of its own nothing stops it when it reads a terminal whose foreground somebody else has.
+        without_terminal: in_the_background(),
         // One that is root's by its mode could not become root then.
         scoped: !is_set_user_id(&line.program),
         ..Start::default()
