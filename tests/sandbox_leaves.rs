@@ -14,7 +14,7 @@ use std::{
     process::Command,
 };
 
-use command::{Answer, BIN, Host, PATH};
+use command::{Answer, BIN, Host, PATH, Running};
 
 /// A host with an entry, and a project to work in.
 fn host() -> (Host, PathBuf) {
@@ -101,6 +101,19 @@ fn a_command_of_the_configuration_finds_nothing_that_a_sandbox_left() {
     );
 }
 
+/// A script in the project that may mount, and sees its mounts alone.
+fn with_mounts(host: &Host, script: &str) -> Command {
+    let mut shell = host.program("unshare");
+    if !rustix::process::geteuid().is_root() {
+        shell.args(["--user", "--map-root-user"]);
+    }
+    shell
+        .args(["--mount", "sh", "-c", script])
+        .current_dir(host.path("project"))
+        .env("BIN", BIN);
+    shell
+}
+
 #[test]
 fn what_is_mounted_in_the_project_is_refused_if_it_is_not_for_a_sandbox() {
     let (host, project) = host();
@@ -116,15 +129,9 @@ fn what_is_mounted_in_the_project_is_refused_if_it_is_not_for_a_sandbox() {
     ] {
         program(&host.path("fakes"), "podman", "echo started");
         let script = r#"mount --bind "$BOUND" below && exec "$BIN" run --sandbox podman --image i --mount . -- true"#;
-        let mut shell = host.program("unshare");
-        if !rustix::process::geteuid().is_root() {
-            shell.args(["--user", "--map-root-user"]);
-        }
+        let mut shell = with_mounts(&host, script);
         shell
-            .args(["--mount", "sh", "-c", script])
-            .current_dir(&project)
             .env("PATH", format!("{}:{PATH}", host.path("fakes").display()))
-            .env("BIN", BIN)
             .env("BOUND", host.path(bound));
         let answer = Answer::of(shell);
         match says {
@@ -255,4 +262,47 @@ fn in_bwrap_a_command_in_the_background_has_no_terminal_to_read() {
             assert!(!said.contains(word), "{background}: {said}");
         }
     }
+}
+
+#[test]
+fn in_bwrap_what_is_hidden_in_etc_stays_hidden_when_the_host_replaces_it() {
+    if !bwrap() {
+        return;
+    }
+    let (host, project) = host();
+    // Files of this name are the user's alone.
+    let secrets = ["etc/secret", "etc/ssh/key", "etc/credbroker/client"];
+    for name in secrets {
+        host.write(name, "secret");
+    }
+    for name in ["etc/passwd", "etc/ssh/config", "etc/ssl/public"] {
+        host.write(name, "public\n");
+        fs::set_permissions(host.path(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    symlink("secret", host.path("etc/link")).unwrap();
+    fs::set_permissions(host.path("etc/credbroker"), fs::Permissions::from_mode(0o700)).unwrap();
+    let inside = r#"
+        look() {
+            cat /etc/passwd /etc/ssh/config /etc/ssl/public
+            cat /etc/secret /etc/link /etc/ssh/key /etc/credbroker/client 2>/dev/null
+            touch /etc/new /etc/ssh/new /etc/credbroker/new 2>/dev/null && echo written
+            echo looked
+        }
+        look; until test -e go; do sleep 0.05; done; look"#;
+    let script = r#"mount --bind "$HOME/etc" /etc && exec "$BIN" run --sandbox bwrap -- sh -c "$INSIDE""#;
+    let mut run = with_mounts(&host, script);
+    run.env("INSIDE", inside);
+    let run = Running::start(run);
+    for replaced in [false, true] {
+        if replaced {
+            for name in secrets {
+                let new = host.write(&format!("{name}.new"), "secret");
+                fs::rename(new, host.path(name)).unwrap();
+            }
+            fs::write(project.join("go"), "").unwrap();
+        }
+        let lines: Vec<String> = (0..4).map(|_| run.line()).collect();
+        assert_eq!(lines, ["public", "public", "public", "looked"], "replaced: {replaced}");
+    }
+    assert_eq!(run.end(), 0);
 }

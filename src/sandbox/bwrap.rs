@@ -33,17 +33,27 @@ pub struct BwrapHost {
     pub resolver: Option<(PathBuf, PathBuf)>,
     /// This program.
     pub executable: PathBuf,
-    /// What lies among the system paths and has to be covered: what is credbroker's own, and what is not everybody's.
-    pub covered: Vec<Covered>,
     /// The user's PATH.
     pub path: OsString,
 }
 
-/// A system path.
+/// A system path, or something in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SystemPath {
-    /// A directory, which is mounted.
+    /// A directory, which is mounted with all that is in it.
     Directory(PathBuf),
+    /// A directory in which something is hidden: what else is in it is mounted one by one. Something that lay over the hidden
+    /// thing would be gone when the host puts another one in its place.
+    Parts {
+        /// Where it is.
+        path: PathBuf,
+        /// What of it is shown.
+        shown: Vec<Self>,
+    },
+    /// A directory that is hidden.
+    Hidden(PathBuf),
+    /// A file.
+    File(PathBuf),
     /// A link, which is made anew.
     Link {
         /// Where it is.
@@ -51,15 +61,6 @@ pub enum SystemPath {
         /// What it says.
         target: PathBuf,
     },
-}
-
-/// What must not be seen although it lies in a directory that is mounted.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Covered {
-    /// Something empty lies over it.
-    Directory(PathBuf),
-    /// Something empty lies over it.
-    File(PathBuf),
 }
 
 /// The working directory and what was asked for.
@@ -117,18 +118,15 @@ pub(super) fn command_line(sandbox: &Sandbox, about: &BwrapHost, broker: &Broker
     line.add_descriptor(STATUS);
 
     for system in &about.system {
-        match system {
-            SystemPath::Directory(path) => bind(&mut line, "--ro-bind", path, path),
-            SystemPath::Link { path, target } => bind(&mut line, "--symlink", target, path),
-        }
+        show(&mut line, system, "--ro-bind");
     }
     if let Some((file, place)) = &about.resolver {
         bind(&mut line, "--ro-bind", file, place);
     }
-    for covered in &about.covered {
-        match covered {
-            Covered::Directory(path) => line.add([OsStr::new("--tmpfs"), path.as_os_str()]),
-            Covered::File(path) => bind(&mut line, "--ro-bind", Path::new("/dev/null"), path),
+    // From here on nothing is put there, as if it were mounted as a whole.
+    for system in &about.system {
+        if let SystemPath::Parts { path, .. } = system {
+            line.add([OsStr::new("--remount-ro"), path.as_os_str()]);
         }
     }
     line.add(["--proc", "/proc"]);
@@ -163,6 +161,26 @@ pub(super) fn command_line(sandbox: &Sandbox, about: &BwrapHost, broker: &Broker
     let words = ["--"].iter().chain(&SHELL).map(OsStr::new);
     line.add(words.chain(sandbox.request.command.iter().map(OsString::as_os_str)));
     line
+}
+
+fn show(line: &mut CommandLine, system: &SystemPath, option: &str) {
+    match system {
+        SystemPath::Directory(path) | SystemPath::File(path) => bind(line, option, path, path),
+        SystemPath::Link { path, target } => bind(line, "--symlink", target, path),
+        SystemPath::Hidden(path) => line.add([OsStr::new("--dir"), path.as_os_str()]),
+        SystemPath::Parts { path, shown } => {
+            // The inner ones are of the same file system.
+            if option == "--ro-bind" {
+                line.add([OsStr::new("--tmpfs"), path.as_os_str()]);
+            } else {
+                line.add([OsStr::new("--dir"), path.as_os_str()]);
+            }
+            for part in shown {
+                // It may have gone since it was looked at.
+                show(line, part, "--ro-bind-try");
+            }
+        }
+    }
 }
 
 fn bind(line: &mut CommandLine, option: &str, source: &Path, destination: &Path) {

@@ -150,7 +150,7 @@ const HOLD_NONE: &str = "
     oauth/presets.rs Preset
     oauth/provider.rs Endpoints Look NoSecret Trouble
     reason.rs Reason
-    sandbox/bwrap.rs BwrapHost Covered SystemPath
+    sandbox/bwrap.rs BwrapHost SystemPath
     sandbox/command_line.rs CommandLine Environment
     sandbox/docker.rs Daemon DockerHost
     sandbox/error.rs SandboxError

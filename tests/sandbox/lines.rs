@@ -80,10 +80,23 @@ fn a_line_with_everything_that_can_be_asked_for_is_what_its_file_says() {
             "/run/systemd/resolve/stub-resolv.conf".into(),
             "/run/systemd/resolve/stub-resolv.conf".into(),
         ));
-        about.covered = vec![
-            Covered::Directory("/etc/credbroker".into()),
-            Covered::File("/etc/shadow".into()),
-        ];
+        about.system.pop();
+        about.system.push(SystemPath::Parts {
+            path: "/etc".into(),
+            shown: vec![
+                SystemPath::Hidden("/etc/credbroker".into()),
+                SystemPath::Link {
+                    path: "/etc/localtime".into(),
+                    target: "/usr/share/zoneinfo/UTC".into(),
+                },
+                SystemPath::File("/etc/passwd".into()),
+                SystemPath::Parts {
+                    path: "/etc/ssh".into(),
+                    shown: vec![SystemPath::File("/etc/ssh/ssh_config".into())],
+                },
+                SystemPath::Directory("/etc/ssl".into()),
+            ],
+        });
     }
     expect("bwrap-full.txt", &line(full(Runtime::Bwrap), bwrap).unwrap());
 

@@ -16,8 +16,8 @@ mod users;
 use std::path::PathBuf;
 
 use credbroker::sandbox::{
-    About, Broker, BwrapHost, CommandLine, Covered, Directories, DockerHost, FileId, Host, Kind, Mount, Own, Place,
-    PodmanHost, Request, Runtime, Sandbox, SandboxError, Source, SystemPath,
+    About, Broker, BwrapHost, CommandLine, Directories, DockerHost, FileId, Host, Kind, Mount, Own, Place, PodmanHost,
+    Request, Runtime, Sandbox, SandboxError, Source, SystemPath,
 };
 
 /// A place whose files are those that its path says: each name has an inode of its own.
@@ -106,7 +106,6 @@ fn about(runtime: Runtime) -> About {
                 ],
                 resolver: None,
                 executable: "/home/me/.cargo/bin/credbroker".into(),
-                covered: Vec::<Covered>::new(),
                 path: "/usr/local/bin:/usr/bin:/bin".into(),
             })
         }

@@ -17,7 +17,7 @@ use crate::{
     cli::{args::RunArgs, failure::Failure, output},
     config::{Config, Environment},
     sandbox::{
-        About, BwrapHost, Covered, Daemon, Directories, DockerHost, Host, Own, Place, PodmanHost, Request, Runtime,
+        About, BwrapHost, Daemon, Directories, DockerHost, Host, Own, Place, PodmanHost, Request, Runtime,
         SYSTEM_PATHS, Sandbox, SandboxError, SystemPath, asks_for_subordinates,
     },
 };
@@ -197,23 +197,17 @@ fn names(environment: &Environment, secrets: &[&str]) -> BTreeSet<String> {
 }
 
 fn bwrap(environment: &Environment, own: &[Own]) -> Result<BwrapHost, Failure> {
-    let system: Vec<SystemPath> = SYSTEM_PATHS.iter().filter_map(|path| system(Path::new(path))).collect();
-    let covered = own.iter().filter_map(|own| {
-        let path = own.place.path();
-        let shown = SYSTEM_PATHS.iter().any(|system| path.starts_with(system));
-        match (shown && path.exists(), own.is_directory) {
-            (false, _) => None,
-            (true, true) => Some(Covered::Directory(path.to_owned())),
-            (true, false) => Some(Covered::File(path.to_owned())),
-        }
-    });
-    // The configuration of the system, as far as it is everybody's: root runs commands, too.
-    let private = private(Path::new("/etc"));
+    let own = own.iter().map(|own| own.place.path().to_owned());
+    // The configuration of the system is shown as far as it is everybody's: root runs commands, too.
+    let hidden: Vec<PathBuf> = own
+        .filter(|own| own.exists())
+        .chain(private(Path::new("/etc")))
+        .collect();
+    let system = SYSTEM_PATHS.iter().filter_map(|path| system(Path::new(path), &hidden));
     Ok(BwrapHost {
-        system,
+        system: system.collect(),
         resolver: resolver(),
         executable: executable()?,
-        covered: covered.chain(private).collect(),
         path: environment.get("PATH").unwrap_or(OsStr::new("")).to_owned(),
     })
 }
@@ -226,14 +220,28 @@ fn executable() -> Result<PathBuf, Failure> {
     })
 }
 
-fn system(path: &Path) -> Option<SystemPath> {
+/// What is there, without what is hidden.
+fn system(path: &Path, hidden: &[PathBuf]) -> Option<SystemPath> {
     let about = path.symlink_metadata().ok()?;
+    let is_hidden = hidden.iter().any(|hidden| hidden == path);
     let path = path.to_owned();
     if about.is_symlink() {
         let target = fs::read_link(&path).ok()?;
         return Some(SystemPath::Link { path, target });
     }
-    about.is_dir().then_some(SystemPath::Directory(path))
+    if !about.is_dir() {
+        return (about.is_file() && !is_hidden).then_some(SystemPath::File(path));
+    }
+    if is_hidden {
+        return Some(SystemPath::Hidden(path));
+    }
+    if !hidden.iter().any(|hidden| hidden.starts_with(&path)) {
+        return Some(SystemPath::Directory(path));
+    }
+    let mut entries: Vec<PathBuf> = fs::read_dir(&path).ok()?.flatten().map(|entry| entry.path()).collect();
+    entries.sort();
+    let shown = entries.iter().filter_map(|entry| system(entry, hidden)).collect();
+    Some(SystemPath::Parts { path, shown })
 }
 
 /// Many systems have the resolver's configuration below /run, which a sandbox does not see.

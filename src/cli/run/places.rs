@@ -12,7 +12,7 @@ use super::mount_points::MountPoints;
 use crate::{
     config::{ClientSecret, Config, Environment, IdentitySource},
     daemon,
-    sandbox::{Covered, FileId, Kind, Own, Place, SYSTEM_PATHS, Source, Way},
+    sandbox::{FileId, Kind, Own, Place, SYSTEM_PATHS, Source, Way},
 };
 
 /// A place that is to be mounted: what is mounted below it comes along.
@@ -169,7 +169,7 @@ pub(super) fn own(config: &Config, explicit: Option<&Path>, environment: &Enviro
 }
 
 /// What lies below a directory and only some may read, this user among them.
-pub(super) fn private(directory: &Path) -> Vec<Covered> {
+pub(super) fn private(directory: &Path) -> Vec<PathBuf> {
     let (mut found, mut directories) = (Vec::new(), vec![directory.to_owned()]);
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -182,8 +182,8 @@ pub(super) fn private(directory: &Path) -> Vec<Covered> {
             let readable = || access(&path, Access::READ_OK).is_ok();
             match (about.is_dir(), everybodys) {
                 (true, true) => directories.push(path),
-                (true, false) if readable() => found.push(Covered::Directory(path)),
-                (false, false) if about.is_file() && readable() => found.push(Covered::File(path)),
+                (true, false) if readable() => found.push(path),
+                (false, false) if about.is_file() && readable() => found.push(path),
                 _ => {}
             }
         }

@@ -154,7 +154,7 @@ check "bwrap: kill -9 of the broker ends the command" ended_by KILL 137 bwrap
 private() {
   [[ -z $(bwrap_run -- sh -c 'find /etc ! -type l ! -type d ! -perm -o=r -readable -size +0 2>/dev/null') ]]
 }
-check "bwrap: what not everybody may read in /etc is covered, also for root" private
+check "bwrap: what not everybody may read in /etc is hidden, also for root" private
 keys() { # The session's keyring of whoever starts it has a key; inside it is another keyring.
   need keyctl keyutils
   # shellcheck disable=SC2016

@@ -267,7 +267,7 @@ class World:
         shutil.copy(os.path.realpath(rig.PYTHON), setuid)
         os.chown(setuid, 0, 0)
         os.chmod(setuid, 0o4755)
-        system = {f"/{name}": "ro" for name in ("usr", "bin", "sbin", "etc")} | {r"/lib\w*": "ro"}
+        system = {f"/{name}": "ro" for name in ("usr", "bin", "sbin", "etc")} | {r"/lib\w*": "ro", "/etc/.+": "ro"}
         podman = {
             "/etc/hosts": "rw",
             "/etc/hostname": "rw",
