@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -63,6 +63,8 @@ const SYSTEM: [&str; 24] = [
 const DEVICES: [&str; 2] = ["/dev/null", "/dev/zero"];
 /// Files that often are links to somewhere else, where their neighbours take their place some day.
 const LINKED: [&str; 4] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/localtime"];
+/// Where the host's services listen: too much to be read for a medium's sake.
+const SERVICES: &str = "/run";
 /// So many links of a directory of certificates are followed.
 const MOST_LINKS: usize = 1024;
 
@@ -184,7 +186,8 @@ impl Paths {
     }
 
     /// A file that may be replaced by another one of its name: its directory, links followed. If it is not there now, the
-    /// directory around that one, because something may be mounted there. Never the home, nor everything.
+    /// directory around that one, because something may be mounted there; if something is, the directory around the place, because
+    /// it may be mounted anew. Never the home, nor everything.
     fn beside(&mut self, file: &Path) {
         let found = file.canonicalize().ok();
         for file in [Some(file), found.as_deref()].into_iter().flatten() {
@@ -197,6 +200,9 @@ impl Paths {
                 && let Some(around) = directory.parent()
             {
                 self.read_unless_too_much(around);
+            }
+            if let Some(around) = around_the_mount(&directory).filter(|around| around != Path::new(SERVICES)) {
+                self.read_unless_too_much(&around);
             }
         }
     }
@@ -224,6 +230,17 @@ impl Paths {
 fn nearest(directory: &Path) -> Option<PathBuf> {
     let is_there = |path: &Path| path.canonicalize().ok().filter(|found| found.is_dir());
     directory.ancestors().find_map(is_there)
+}
+
+/// The directory around the place where the file system of this one is mounted.
+fn around_the_mount(directory: &Path) -> Option<PathBuf> {
+    let device = |path: &Path| path.metadata().ok().map(|about| about.dev());
+    let own = device(directory)?;
+    let around = directory
+        .ancestors()
+        .skip(1)
+        .find(|around| device(around) != Some(own))?;
+    Some(around.to_owned())
 }
 
 #[cfg(test)]
@@ -280,6 +297,22 @@ mod tests {
         assert_eq!(beside("home/u/.config/id"), ["home/u/.config"]);
         // Not mounted yet.
         assert_eq!(beside("media/stick/id"), ["media", "media/stick"]);
+    }
+
+    #[test]
+    fn a_file_on_a_medium_that_may_be_mounted_anew_opens_what_is_around_the_medium() {
+        // Where the tests may write, this is what is a file system of its own nearly everywhere.
+        let medium = Path::new("/dev/shm");
+        let dir = tempfile::TempDir::new_in(medium).unwrap();
+        fs::write(dir.path().join("id"), "").unwrap();
+        assert_eq!(around_the_mount(dir.path()).as_deref(), medium.parent());
+        let mut paths = Paths::default();
+        paths.beside(&dir.path().join("id"));
+        assert!(of(&paths, Access::Read).contains(&Path::new("/dev")));
+        // Not everything, where that is what is around.
+        let mut paths = Paths::default();
+        paths.beside(Path::new("/proc/version"));
+        assert!(!of(&paths, Access::Read).contains(&Path::new("/")));
     }
 
     #[test]
