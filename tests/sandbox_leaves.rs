@@ -147,13 +147,21 @@ fn what_is_mounted_in_the_project_is_refused_if_it_is_not_for_a_sandbox() {
 }
 
 #[test]
-fn the_sockets_of_brokers_that_were_started_elsewhere_are_not_mounted() {
+fn what_belongs_to_brokers_that_were_started_otherwise_is_not_mounted() {
     let (host, _) = host();
-    let name = format!("t/cb-{}", rustix::process::geteuid().as_raw());
-    fs::create_dir_all(host.path(&name)).unwrap();
-    let mut run = with_podman(&host, "echo started", &["--mount", host.path(&name).to_str().unwrap()]);
-    run.env("TMPDIR", host.path("t"));
-    Answer::of(run).failed(64).saying("its sockets");
+    let sockets = format!("t/cb-{}", rustix::process::geteuid().as_raw());
+    for (name, says) in [
+        (sockets.as_str(), "its sockets"),
+        ("data/credbroker", "another store of its"),
+        ("state/credbroker", "other records of its"),
+    ] {
+        fs::create_dir_all(host.path(name)).unwrap();
+        let mut run = with_podman(&host, "echo started", &["--mount", host.path(name).to_str().unwrap()]);
+        run.env("TMPDIR", host.path("t"))
+            .env("CREDBROKER_STORE_PATH", host.path("elsewhere"))
+            .env("CREDBROKER_AUDIT_PATH", host.path("audit"));
+        Answer::of(run).failed(64).saying(says);
+    }
 }
 
 #[test]

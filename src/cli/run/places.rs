@@ -125,6 +125,15 @@ pub(super) fn own(config: &Config, explicit: Option<&Path>, environment: &Enviro
     let others = daemon::runtime_paths(environment)
         .into_iter()
         .filter(|path| path.exists());
+    // Where they are for a broker that is started without this configuration.
+    let defaults = [
+        (environment.data_home(), "another store of its"),
+        (environment.state_home(), "other records of its"),
+    ];
+    own.extend(defaults.into_iter().filter_map(|(home, what)| {
+        let path = home?.join("credbroker");
+        path.exists().then(|| directory(what, &path))
+    }));
     own.extend(
         sockets
             .into_iter()

@@ -3,7 +3,8 @@
 //! It does if it is in a pid name space below the broker's and descends from the process that `run` started, or that the
 //! runtime started for it. In a pid name space whoever loses a parent gets the first process of the name space as the new
 //! one, so that the line of parents of everything in it, name spaces within it included, leads there. What is put into
-//! the sandbox from outside (`podman exec`) has its parents outside, and is not served.
+//! the sandbox from outside (`podman exec`) has its parents outside, and is not served; a child that it leaves behind gets the
+//! sandbox's first process as its parent, and is.
 
 use std::sync::Arc;
 
