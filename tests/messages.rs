@@ -9,7 +9,7 @@ use credbroker::{
     client,
     config::{Config, Environment, PolicyFile, read_capability_file},
     credential::{EntryKey, Name},
-    sandbox::{Directories, IdMap, Kind, Mount, Place, Request, Runtime, SandboxError, Source, User, Userns},
+    sandbox::{Directories, IdMap, Kind, Mount, Place, Request, Runtime, SandboxError, Source, User, Userns, Way},
     server::{
         metrics::MetricsError,
         socket::{DirRole, Flaw, SocketError},
@@ -257,6 +257,12 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         request.mounts = vec![(mount, source)];
         says_what_to_do(&request.check(&directories).unwrap_err());
     }
+    let way = Way {
+        from: "/a".into(),
+        rest: "link/b".into(),
+        destination: "/c/link/b".into(),
+    };
+    says_what_to_do(&way.has_a_link());
     for argument in ["", "/a:b", "/a:/b:c", "/a:/b:ro:d"] {
         says_what_to_do(&Mount::parse(argument.as_ref()).unwrap_err());
     }

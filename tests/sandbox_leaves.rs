@@ -2,7 +2,11 @@
 //! bubblewrap where it is there.
 
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a failure here is a test's failure")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a failure here is a test's failure"
+)]
 
 #[expect(dead_code, reason = "each test file uses its own part of what they share")]
 mod command;
