@@ -155,7 +155,7 @@ const HOLD_NONE: &str = "
     sandbox/docker.rs Daemon DockerHost
     sandbox/error.rs SandboxError
     sandbox/mod.rs About Broker Host Request Runtime Sandbox
-    sandbox/mounts.rs Directories FileId InvalidMount Kind Mount Own Place Source
+    sandbox/mounts.rs Directories FileId InvalidMount Kind Mount Own Place Source Way
     sandbox/podman.rs PodmanHost
     sandbox/users.rs IdMap InvalidIdMap InvalidUser InvalidUserns User Userns
     server/admission.rs Admission Sandbox
