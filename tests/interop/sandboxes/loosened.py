@@ -17,7 +17,9 @@ os.execv({program!r}, [{program!r}, *arguments])
 """
 
 BWRAP = """
-end = arguments.index("--remount-ro" if "--remount-ro" in arguments else "--")
+# Before the last one: what is mounted after /etc would lie over it.
+last = [at for at, word in enumerate(arguments) if word == "--remount-ro"]
+end = last[-1] if last else arguments.index("--")
 given, command = arguments[:end], arguments[end:]
 given = [word for word in given if word not in ("--unshare-pid", "--unshare-ipc", "--new-session")]
 while "--cap-drop" in given:
