@@ -1,6 +1,14 @@
 //! `audit verify` and `audit show` over the files of real brokers.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, process::Command, thread, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
 
 use hmac::{Hmac, Mac as _};
 use rustix::process::Signal;
@@ -295,23 +303,34 @@ fn files_of_a_busy_broker_go_on_from_each_other() {
     let serve = Serve::from_command(command);
     let socket = serve.socket.clone();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let stub = crate::support::stub(&socket).await;
-        let callers = (0..8).map(|_| {
-            let mut stub = stub.clone();
-            tokio::spawn(async move {
-                for _ in 0..900 {
-                    let request = credbroker::proto::GetTokenRequest {
-                        provider: "p".into(),
-                        ..Default::default()
-                    };
-                    stub.get_token(request).await.unwrap();
-                }
-            })
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Files are closed and begun while others are read.
+        let verifies = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                verify(&host).succeeded();
+            }
         });
-        for caller in callers.collect::<Vec<_>>() {
-            caller.await.unwrap();
-        }
+        runtime.block_on(async {
+            let stub = crate::support::stub(&socket).await;
+            let callers = (0..8).map(|_| {
+                let mut stub = stub.clone();
+                tokio::spawn(async move {
+                    for _ in 0..900 {
+                        let request = credbroker::proto::GetTokenRequest {
+                            provider: "p".into(),
+                            ..Default::default()
+                        };
+                        stub.get_token(request).await.unwrap();
+                    }
+                })
+            });
+            for caller in callers.collect::<Vec<_>>() {
+                caller.await.unwrap();
+            }
+        });
+        done.store(true, Ordering::Relaxed);
+        verifies.join().unwrap();
     });
     serve.end_by(Signal::TERM);
     let files = files(&host);

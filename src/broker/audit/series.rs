@@ -125,6 +125,15 @@ pub fn judge_all(files: Vec<Found>) -> Vec<Judged> {
                 Some((before, other)) if other.checked.last.as_ref() != Some(mac) => {
                     wrong(before, format!("it ends otherwise than {} says", found.name));
                 }
+                Some((before, other)) if changes_key(&other.checked, &found.checked) => {
+                    // Of the two, the one whose lines could be checked is not the forged one.
+                    let (suspect, other) = if *sealed == SealedBy::Key {
+                        (before, &found.name)
+                    } else {
+                        (at, &other.name)
+                    };
+                    wrong(suspect, format!("it is not under the key of {other}, as it has to be"));
+                }
                 Some((before, other)) => {
                     let vouches = *sealed == SealedBy::Key && found.checked.faults.is_empty();
                     if vouches
@@ -152,6 +161,12 @@ pub fn judge_all(files: Vec<Found>) -> Vec<Judged> {
     judged
         .map(|(((found, faults), voucher), notes)| decide(found, faults, voucher, notes))
         .collect()
+}
+
+/// A broker gets its key once and keeps it to its end. Under a key that is not at hand every line seems to follow, so a file
+/// that says it has one could be put between two others.
+fn changes_key(before: &Checked, after: &Checked) -> bool {
+    before.key.is_some() && after.key != before.key
 }
 
 fn decide(found: Found, faults: Vec<String>, voucher: Option<String>, notes: Vec<String>) -> Judged {

@@ -33,6 +33,8 @@ pub struct Checked {
     pub pid: Option<u32>,
     /// What its key is.
     pub sealed: SealedBy,
+    /// The name of its key, at hand or not.
+    pub key: Option<String>,
     /// How it ends.
     pub end: End,
     /// How many records it has.
@@ -190,6 +192,7 @@ impl<'k> Reading<'k> {
                 last: None,
                 pid: None,
                 sealed: SealedBy::Unsaid,
+                key: None,
                 end: End::Empty,
                 records: 0,
                 lost: 0,
@@ -276,6 +279,7 @@ impl<'k> Reading<'k> {
         checked.name.clone_from(&said.file);
         checked.id.clone_from(&said.id);
         checked.pid = said.pid;
+        checked.key.clone_from(&said.key);
         checked.previous = said.previous.as_ref().map(|from| (from.file.clone(), from.mac.clone()));
         match &said.key {
             None => {

@@ -1,14 +1,22 @@
 //! `audit verify`.
 
-use std::process::ExitCode;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use tokio::time::sleep;
 
 use super::{Files, name_of, open, unreadable};
 use crate::{
     broker::{
         Renewals,
         audit::{
+            chain::Key,
             series::{Found, Judged, Verdict, judge, judge_all},
-            verify::check,
+            verify::{End, check},
         },
     },
     cli::{args::AuditVerifyArgs, failure::Failure, output},
@@ -16,26 +24,24 @@ use crate::{
     daemon,
 };
 
+/// How long a broker may take from making a file to saying that it is its own.
+const BEGINNING: Duration = Duration::from_millis(50);
+
 pub(super) async fn verify(
     config: &Config,
     environment: &Environment,
     arguments: &AuditVerifyArgs,
 ) -> Result<ExitCode, Failure> {
-    let files = Files::find(config, arguments.file.as_deref())?;
-    if files.paths.is_empty() {
+    let named = arguments.file.as_deref();
+    if Files::find(config, named)?.paths.is_empty() {
         output::line("There is no audit file.")?;
         return Ok(ExitCode::SUCCESS);
     }
+    // Before the files: an identity may take its time to come, and brokers go on writing.
     let broker = daemon::local(config, environment, false, Renewals::OnUse)?;
     let keys = broker.audit_keys(false).await?;
-    let mut found = Vec::with_capacity(files.paths.len());
-    for path in &files.paths {
-        let (file, live) = open(path)?;
-        let checked = check(file, &keys).map_err(|error| unreadable(path, &error))?;
-        let name = name_of(path);
-        found.push(Found { name, live, checked });
-    }
-    let judged: Vec<Judged> = if files.whole {
+    let (found, whole) = read(config, named, &keys).await?;
+    let judged: Vec<Judged> = if whole {
         judge_all(found)
     } else {
         found.into_iter().map(judge).collect()
@@ -44,6 +50,39 @@ pub(super) async fn verify(
         tell(judged)?;
     }
     conclude(&judged)
+}
+
+/// Reads every file, in order. A broker that begins a new one meanwhile closes the one before, which then has to be read again,
+/// or the two would not fit together.
+async fn read(config: &Config, named: Option<&Path>, keys: &[Key]) -> Result<(Vec<Found>, bool), Failure> {
+    let mut read: BTreeMap<PathBuf, Found> = BTreeMap::new();
+    loop {
+        let files = Files::find(config, named)?;
+        let news = files.paths.iter().any(|path| !read.contains_key(path));
+        if !news {
+            let of = |path: &PathBuf| read.remove(path);
+            return Ok((files.paths.iter().filter_map(of).collect(), files.whole));
+        }
+        for path in files.paths {
+            if read.get(&path).is_some_and(|found| !found.live) {
+                continue;
+            }
+            let mut found = look(&path, keys)?;
+            if found.checked.end == End::Empty && !found.live {
+                // A broker may be about to begin it.
+                sleep(BEGINNING).await;
+                found = look(&path, keys)?;
+            }
+            read.insert(path, found);
+        }
+    }
+}
+
+fn look(path: &Path, keys: &[Key]) -> Result<Found, Failure> {
+    let (file, live) = open(path)?;
+    let checked = check(file, keys).map_err(|error| unreadable(path, &error))?;
+    let name = name_of(path);
+    Ok(Found { name, live, checked })
 }
 
 fn tell(Judged { found, verdict, notes }: &Judged) -> Result<(), Failure> {

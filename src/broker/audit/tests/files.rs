@@ -10,6 +10,7 @@ use std::{
 use super::{checked, key, record};
 use crate::broker::audit::{
     Audit, Settings,
+    chain::Chain,
     series::{Found, Judged, Verdict, judge_all},
 };
 
@@ -160,6 +161,51 @@ fn a_file_that_is_replaced_renamed_or_there_twice_is_noticed() {
     let all = verdicts(&turned);
     assert!(all.values().all(|verdict| *verdict == Verdict::Whole), "{all:?}");
     assert_eq!(judged(&turned)[0].notes, ["it was written as a1.jsonl"]);
+}
+
+/// The same lines with another begin, sealed anew as somebody without the key can.
+fn sealed_without_a_key(bytes: &[u8]) -> Vec<u8> {
+    let mut chain = Chain::new(None);
+    let mut sealed = Vec::new();
+    for line in String::from_utf8(bytes.to_vec()).unwrap().lines() {
+        let (body, _) = line.rsplit_once(",\"mac\":").unwrap();
+        let start = sealed.len();
+        sealed.extend(without_key(body).bytes());
+        chain.seal(&mut sealed, start);
+    }
+    sealed
+}
+
+/// A first line without the name of its key.
+fn without_key(line: &str) -> String {
+    let Some((before, rest)) = line.split_once(",\"key\":\"") else {
+        return line.to_owned();
+    };
+    format!("{before}{}", rest.split_once('"').unwrap().1)
+}
+
+#[test]
+fn a_file_of_another_key_or_none_has_no_place_in_a_row_of_one_key() {
+    let files = broker("a", 400, Key::AtOnce).lock().unwrap().clone();
+    let id = key().id().to_owned();
+    for name in files.keys() {
+        // Under a key that nobody has, every line seems to follow, and the MACs that the others name are copied.
+        let text = String::from_utf8(files[name].clone()).unwrap();
+        let forged = text.replacen(&id, "AAAAAAAAAAA", 1).replace("\"op", "\"no");
+        assert_ne!(forged, text);
+        let mut mixed = files.clone();
+        mixed.insert(name.clone(), forged.into_bytes());
+        assert!(matches!(verdicts(&mixed)[name], Verdict::Tampered(_)), "{name}");
+    }
+    let names = (1..).map(|number| format!("a{number}.jsonl"));
+    let last = names.take_while(|name| files.contains_key(name)).last().unwrap();
+    let mut mixed = files.clone();
+    mixed.insert(last.clone(), sealed_without_a_key(&files[&last]));
+    let all = verdicts(&mixed);
+    assert!(matches!(all[&last], Verdict::Tampered(_)), "{all:?}");
+    // By itself it is what it says.
+    mixed.retain(|name, _| *name == last);
+    assert_eq!(verdicts(&mixed)[&last], Verdict::Unkeyed);
 }
 
 #[test]
