@@ -352,6 +352,31 @@ fn files_of_a_busy_broker_go_on_from_each_other() {
 }
 
 #[test]
+fn what_cannot_be_read_silences_nothing_about_the_rest() {
+    let host = Host::with_entry();
+    let file = three_calls(&host, Signal::TERM);
+    let directory = file.parent().unwrap();
+    fs::create_dir(directory.join("00.jsonl")).unwrap();
+    std::os::unix::fs::symlink("/nonexistent", directory.join("01.jsonl")).unwrap();
+    let answer = verify(&host);
+    assert_eq!(answer.code, 65, "{answer:?}");
+    assert!(
+        answer.out.contains(": whole, 3 records") && answer.out.contains("00.jsonl") && answer.out.contains("01.jsonl")
+    );
+    let shown = host.run(&["audit", "show"]);
+    assert_eq!(shown.code, 65, "{shown:?}");
+    assert_eq!(shown.out.matches("GetToken").count(), 3, "{shown:?}");
+    // A fault is what it ends with, whatever else there is.
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("GetToken", "GetTokem", 1)).unwrap();
+    let answer = verify(&host);
+    assert!(
+        answer.out.contains("TAMPERED") && answer.err.contains("not as written"),
+        "{answer:?}"
+    );
+}
+
+#[test]
 fn what_is_no_audit_is_told_with_the_mend() {
     let host = Host::new();
     for command in ["verify", "show"] {

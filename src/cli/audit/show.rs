@@ -49,9 +49,17 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
     };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut begun = arguments.json;
-    let mut odd = 0_u64;
+    let (mut odd, mut odd_files) = (0_u64, 0_u64);
     for path in &files.paths {
-        let (file, _) = open(path)?;
+        let file = match open(path) {
+            Ok((file, _)) => file,
+            Err(failure) if files.whole => {
+                note(&printable(failure.message()));
+                odd_files += 1;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         let mut lines = Lines::new(file);
         let mut odd_here = 0_u64;
         while let Some(line) = lines.read().map_err(|error| unreadable(path, &error))? {
@@ -94,6 +102,11 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
     drop(out);
     if !begun {
         note("there is no such record");
+    }
+    if odd_files > 0 {
+        return Err(Failure::bad_data(format!(
+            "{odd_files} of what is called like an audit file cannot be read: take it away, or let it be read"
+        )));
     }
     if odd > 0 {
         return Err(Failure::bad_data(format!(

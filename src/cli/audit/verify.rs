@@ -40,7 +40,11 @@ pub(super) async fn verify(
     // Before the files: an identity may take its time to come, and brokers go on writing.
     let broker = daemon::local(config, environment, false, Renewals::OnUse)?;
     let keys = broker.audit_keys(false).await?;
-    let (found, whole) = read(config, named, &keys).await?;
+    let Reading {
+        found,
+        unreadable,
+        whole,
+    } = read(config, named, &keys).await?;
     let judged: Vec<Judged> = if whole {
         judge_all(found)
     } else {
@@ -49,29 +53,52 @@ pub(super) async fn verify(
     for judged in &judged {
         tell(judged)?;
     }
-    conclude(&judged)
+    for why in &unreadable {
+        output::line(&output::printable(why))?;
+    }
+    conclude(&judged, unreadable.len())
+}
+
+/// What was read.
+struct Reading {
+    found: Vec<Found>,
+    /// What could not be, and why: of the other files is told all the same.
+    unreadable: Vec<String>,
+    /// Whether it is a directory.
+    whole: bool,
 }
 
 /// Reads every file, in order. A broker that begins a new one meanwhile closes the one before, which then has to be read again,
 /// or the two would not fit together.
-async fn read(config: &Config, named: Option<&Path>, keys: &[Key]) -> Result<(Vec<Found>, bool), Failure> {
-    let mut read: BTreeMap<PathBuf, Found> = BTreeMap::new();
+async fn read(config: &Config, named: Option<&Path>, keys: &[Key]) -> Result<Reading, Failure> {
+    let mut read: BTreeMap<PathBuf, Result<Found, Failure>> = BTreeMap::new();
     loop {
         let files = Files::find(config, named)?;
         let news = files.paths.iter().any(|path| !read.contains_key(path));
         if !news {
-            let of = |path: &PathBuf| read.remove(path);
-            return Ok((files.paths.iter().filter_map(of).collect(), files.whole));
+            let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+            for outcome in files.paths.iter().filter_map(|path| read.remove(path)) {
+                match outcome {
+                    Ok(file) => found.push(file),
+                    Err(failure) if files.whole => unreadable.push(failure.message().to_owned()),
+                    Err(failure) => return Err(failure),
+                }
+            }
+            return Ok(Reading {
+                found,
+                unreadable,
+                whole: files.whole,
+            });
         }
         for path in files.paths {
-            if read.get(&path).is_some_and(|found| !found.live) {
+            if matches!(read.get(&path), Some(Ok(found)) if !found.live) {
                 continue;
             }
-            let mut found = look(&path, keys)?;
-            if found.checked.end == End::Empty && !found.live {
+            let mut found = look(&path, keys);
+            if matches!(&found, Ok(found) if found.checked.end == End::Empty && !found.live) {
                 // A broker may be about to begin it.
                 sleep(BEGINNING).await;
-                found = look(&path, keys)?;
+                found = look(&path, keys);
             }
             read.insert(path, found);
         }
@@ -134,7 +161,7 @@ fn tell(Judged { found, verdict, notes }: &Judged) -> Result<(), Failure> {
 }
 
 /// The worst that was found says how the command ends.
-fn conclude(judged: &[Judged]) -> Result<ExitCode, Failure> {
+fn conclude(judged: &[Judged], unreadable: usize) -> Result<ExitCode, Failure> {
     let count = |is: fn(&Verdict) -> bool| judged.iter().filter(|judged| is(&judged.verdict)).count();
     let of = judged.len();
     let files = if of == 1 { "file" } else { "files" };
@@ -144,6 +171,11 @@ fn conclude(judged: &[Judged]) -> Result<ExitCode, Failure> {
         return Err(Failure::bad_data(format!(
             "{tampered} of {of} {files} {} not as written: compare with a copy, and look for who could write there",
             are(tampered)
+        )));
+    }
+    if unreadable > 0 {
+        return Err(Failure::bad_data(format!(
+            "{unreadable} of what is called like an audit file cannot be read: take it away, or let it be read"
         )));
     }
     if cut > 0 {
