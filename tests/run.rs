@@ -7,6 +7,7 @@
     reason = "a failure here is a test's failure"
 )]
 
+#[expect(dead_code, reason = "each test file uses its own part of what they share")]
 mod command;
 
 use std::{

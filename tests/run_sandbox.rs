@@ -18,7 +18,7 @@ use std::{
     process::Command,
 };
 
-use command::{Answer, BIN, Host, PATH, Running, kill, wait_until};
+use command::{Answer, BIN, Host, PATH, Running, bwrap, kill, wait_until};
 use rustix::process::Signal;
 
 /// A host with an entry, and a project to work in.
@@ -37,30 +37,6 @@ fn sandbox(host: &Host, arguments: &[&str], command: &[&str]) -> Command {
         .args(command)
         .current_dir(host.path("project"));
     run
-}
-
-/// Whether bubblewrap makes sandboxes here. Where it has to, `.ci/run` says so.
-#[expect(clippy::disallowed_methods, reason = "a word from .ci/run to the tests")]
-fn bwrap() -> bool {
-    let can = Command::new("bwrap")
-        .args([
-            "--unshare-user",
-            "--unshare-pid",
-            "--ro-bind",
-            "/",
-            "/",
-            "--proc",
-            "/proc",
-            "--",
-            "true",
-        ])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    assert!(
-        can || std::env::var_os("INSIST_ON_EVERY_TEST").is_none(),
-        "bubblewrap makes no sandboxes here"
-    );
-    can
 }
 
 fn in_bwrap(host: &Host, script: &str) -> Command {

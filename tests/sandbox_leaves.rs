@@ -18,7 +18,7 @@ use std::{
     process::Command,
 };
 
-use command::{Answer, BIN, Host, PATH, Running};
+use command::{Answer, BIN, Host, PATH, Running, bwrap};
 
 /// A host with an entry, and a project to work in.
 fn host() -> (Host, PathBuf) {
@@ -210,29 +210,6 @@ fn nothing_is_mounted_through_a_link_that_a_sandbox_left() {
         run.current_dir(&project).env("PATH", host.path("fakes"));
         assert_eq!(Answer::of(run).code, if refused { 64 } else { 0 }, "{at}");
     }
-}
-
-/// Whether bubblewrap makes sandboxes here. Where it has to, `.ci/run` says so.
-#[expect(clippy::disallowed_methods, reason = "a word from .ci/run to the tests")]
-fn bwrap() -> bool {
-    let arguments = [
-        "--unshare-user",
-        "--unshare-pid",
-        "--ro-bind",
-        "/",
-        "/",
-        "--proc",
-        "/proc",
-        "--",
-        "true",
-    ];
-    let output = Command::new("bwrap").args(arguments).output();
-    let can = output.is_ok_and(|output| output.status.success());
-    assert!(
-        can || std::env::var_os("INSIST_ON_EVERY_TEST").is_none(),
-        "bubblewrap makes no sandboxes here"
-    );
-    can
 }
 
 #[test]

@@ -419,3 +419,26 @@ fn lines(source: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> 
     });
     receive
 }
+
+/// Whether bubblewrap makes sandboxes here. Where it has to, `.ci/run` says so.
+#[expect(clippy::disallowed_methods, reason = "a word from .ci/run to the tests")]
+pub(crate) fn bwrap() -> bool {
+    let arguments = [
+        "--unshare-user",
+        "--unshare-pid",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+        "--",
+        "true",
+    ];
+    let output = Command::new("bwrap").args(arguments).output();
+    let can = output.is_ok_and(|output| output.status.success());
+    assert!(
+        can || std::env::var_os("INSIST_ON_EVERY_TEST").is_none(),
+        "bubblewrap makes no sandboxes here"
+    );
+    can
+}

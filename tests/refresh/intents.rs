@@ -283,8 +283,8 @@ async fn a_mark_that_cannot_be_removed_does_not_make_this_broker_forget_how_it_e
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_mark_that_may_have_been_written_and_cannot_be_removed_keeps_this_broker_waiting_for_nothing() {
+/// The provider was busy, and then the store takes no change any more.
+async fn with_a_mark_that_stayed() -> House {
     let house = House::expired().await;
     house.authority.then([Step::Busy(None).held()]);
     let getting = house.getting();
@@ -293,6 +293,12 @@ async fn a_mark_that_may_have_been_written_and_cannot_be_removed_keeps_this_brok
     house.authority.let_go();
     assert_eq!(getting.await.unwrap().unwrap_err().0, Reason::StoreUnavailable);
     assert!(house.marked().await);
+    house
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mark_that_may_have_been_written_and_cannot_be_removed_keeps_this_broker_waiting_for_nothing() {
+    let house = with_a_mark_that_stayed().await;
     house.store.fail_changes(None);
     pass(30).await;
     assert_eq!(house.get().await, token("at-1"));
@@ -300,14 +306,7 @@ async fn a_mark_that_may_have_been_written_and_cannot_be_removed_keeps_this_brok
 
 #[tokio::test(start_paused = true)]
 async fn a_mark_that_stayed_goes_before_the_next_flight_writes_its_own() {
-    let house = House::expired().await;
-    house.authority.then([Step::Busy(None).held()]);
-    let getting = house.getting();
-    house.authority.asked(1).await;
-    house.store.fail_changes(Fault::Unavailable);
-    house.authority.let_go();
-    getting.await.unwrap().unwrap_err();
-    assert!(house.marked().await);
+    let house = with_a_mark_that_stayed().await;
     pass(30).await;
     house.store.fail_only(Change::Intent, Fault::Unavailable);
     house.get().await.unwrap_err();

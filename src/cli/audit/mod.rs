@@ -107,6 +107,13 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
+/// What is said in the end if some of a directory could not be read.
+fn some_unreadable(count: usize) -> Failure {
+    Failure::bad_data(format!(
+        "{count} of what is called like an audit file cannot be read: take it away, or let it be read"
+    ))
+}
+
 /// How a file is called among its neighbours.
 fn name_of(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());

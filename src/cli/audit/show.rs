@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Files, name_of, open, unreadable};
+use super::{Files, name_of, open, some_unreadable, unreadable};
 use crate::{
     broker::audit::verify::{Line, Lines},
     cli::{
@@ -49,7 +49,7 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
     };
     let mut out = BufWriter::new(io::stdout().lock());
     let mut begun = arguments.json;
-    let (mut odd, mut odd_files) = (0_u64, 0_u64);
+    let (mut odd, mut odd_files) = (0_u64, 0);
     for path in &files.paths {
         let file = match open(path) {
             Ok((file, _)) => file,
@@ -104,9 +104,7 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
         note("there is no such record");
     }
     if odd_files > 0 {
-        return Err(Failure::bad_data(format!(
-            "{odd_files} of what is called like an audit file cannot be read: take it away, or let it be read"
-        )));
+        return Err(some_unreadable(odd_files));
     }
     if odd > 0 {
         return Err(Failure::bad_data(format!(

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{Files, name_of, open, unreadable};
+use super::{Files, name_of, open, some_unreadable, unreadable};
 use crate::{
     broker::{
         Renewals,
@@ -174,9 +174,7 @@ fn conclude(judged: &[Judged], unreadable: usize) -> Result<ExitCode, Failure> {
         )));
     }
     if unreadable > 0 {
-        return Err(Failure::bad_data(format!(
-            "{unreadable} of what is called like an audit file cannot be read: take it away, or let it be read"
-        )));
+        return Err(some_unreadable(unreadable));
     }
     if cut > 0 {
         return Err(Failure::bad_data(format!(

@@ -69,6 +69,21 @@ pub(in crate::cli) fn program(runtime: Runtime, path: &OsStr) -> Result<PathBuf,
         .ok_or(SandboxError::NoProgram { runtime })
 }
 
+/// A program of the host's that is asked something, with these variables and no others. It has no input, and ends when nobody
+/// waits for it any more.
+pub(super) fn question<'v>(
+    program: &Path,
+    arguments: impl IntoIterator<Item: AsRef<OsStr>>,
+    variables: impl Iterator<Item = (&'v OsStr, &'v OsStr)>,
+) -> Command {
+    let mut command = std::process::Command::new(program);
+    command.args(arguments).env_clear().envs(variables).stdin(Stdio::null());
+    before_exec::restore_umask(&mut command);
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
+    command
+}
+
 /// A runtime's program, ready to be asked.
 pub(in crate::cli) struct Asked<'a> {
     pub(in crate::cli) runtime: Runtime,
@@ -107,16 +122,12 @@ impl Asked<'_> {
 
     /// What the runtime says if it is started like this.
     pub(in crate::cli) async fn answer(&self, arguments: &[&str], mend: &'static str) -> Result<String, SandboxError> {
-        let mut command = std::process::Command::new(self.program);
-        command
-            .args(arguments)
-            .env_clear()
-            .envs(self.environment.child_environment(self.secrets))
-            .env("PATH", self.path)
-            .stdin(Stdio::null());
-        before_exec::restore_umask(&mut command);
-        let mut command = Command::from(command);
-        command.kill_on_drop(true);
+        let mut command = question(
+            self.program,
+            arguments,
+            self.environment.child_environment(self.secrets),
+        );
+        command.env("PATH", self.path);
         let output = match timeout(PATIENCE, command.output()).await {
             Ok(Ok(output)) => output,
             Ok(Err(error)) => return Err(self.silent(error.to_string(), mend)),

@@ -13,10 +13,10 @@ use rustix::process::Signal;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{process::Command, time::timeout};
 
-use super::{BROKER_FAILED, attest};
+use super::{BROKER_FAILED, asking, attest};
 use crate::{
     cli::{
-        before_exec::{self, Start},
+        before_exec::Start,
         child::{Child, in_the_background},
         failure::Failure,
         inside::Inside,
@@ -57,22 +57,14 @@ impl Session<'_> {
             ])
     }
 
-    /// The runtime's program again, to be asked about the sandbox: without the sandbox's own variables, input and words on the
-    /// terminal. It ends when nobody waits for it any more.
+    /// The runtime's program again, to be asked about the sandbox: without the sandbox's own variables and words on the
+    /// terminal.
     pub(super) fn question(&self, line: &CommandLine) -> Command {
         let variables = self
             .variables(line)
             .filter(|(name, _)| *name != CAPABILITY && *name != SOCKET);
-        let mut command = std::process::Command::new(&line.program);
-        command
-            .args(line.arguments(-1))
-            .env_clear()
-            .envs(variables)
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
-        before_exec::restore_umask(&mut command);
-        let mut command = Command::from(command);
-        command.kill_on_drop(true);
+        let mut command = asking::question(&line.program, line.arguments(-1), variables);
+        command.stderr(Stdio::null());
         command
     }
 }
