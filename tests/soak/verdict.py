@@ -4,10 +4,11 @@ import datetime
 import json
 import re
 import statistics
+import subprocess
 from collections import Counter
 
 from record import LATE
-from world import FIXTURE, LOGS
+from world import BINARY, FIXTURE, LOGS, environment
 
 # A broker that is not asked logs nothing for some seconds; longer jumps in its log are its clock's.
 JUMP = 25
@@ -20,6 +21,9 @@ GROWTH_DESCRIPTORS = 8
 # At rest, with no client left: the lowest of some seconds beside the same before any client came. The audit file and the
 # runtime's own are opened with the first call.
 REST_DESCRIPTORS = 6
+# Lines of the audit that die with a broker: what 20 ms of 50 clients can be.
+UNWRITTEN = 16
+OPERATIONS = {"get": "GetToken", "refresh": "RefreshToken", "watch": "WatchToken"}
 
 
 def judge_growth(soak, record, minutes):
@@ -79,31 +83,63 @@ def judge_files(soak, record):
     store = names("data")
     if any(name.endswith(".tmp") for name in store) or len(store) != soak.files_before:
         record.violation(f"the store has {len(store)} files instead of {soak.files_before}: {store}")
-    most = max(soak.files)
-    audit = list((FIXTURE / "state").rglob("*.jsonl"))
+    return f"store {soak.files_before} files -> {len(store)} (most {max(soak.files)}); runtime {len(names('runtime'))}"
+
+
+def judge_audit(soak, record):
+    """The record that the brokers keep beside ours: a line for each token that a client has, and the chain as it was written."""
+    audit = sorted((FIXTURE / "state").rglob("*.jsonl"))
     lines = broken = size = 0
+    told = Counter()
     for path in audit:
         size += path.stat().st_size
-        for line in path.read_bytes().splitlines():
+        for text in path.read_bytes().splitlines():
             lines += 1
             try:
-                json.loads(line)
+                line = json.loads(text)
             except ValueError:
                 broken += 1
-    lives = sum(len(broker.lives) for broker in soak.brokers.values())
+                continue
+            if line.get("event") == "gap":
+                record.violation(f"{path.name} has lost lines: {line}")
+            if line.get("outcome") == "ok":
+                told[line["operation"]] += 1
     killed = record.events["kill broker"]
     # A killed process may have left half of its last line.
     if broken > killed:
         record.violation(f"{broken} audit lines are broken, but only {killed} brokers were killed")
-    if len(audit) > lives + len(record.lost) + len(record.generations) + size // (1 << 20):
+    for kind, operation in OPERATIONS.items():
+        if told[operation] < record.delivered[kind] - UNWRITTEN * killed:
+            record.violation(f"{record.delivered[kind]} tokens of {operation}, but only {told[operation]} lines of the audit")
+    lives = sum(len(broker.lives) for broker in soak.brokers.values())
+    # One for each, made with its first call; another one when it is full.
+    if not lives - killed <= len(audit) <= lives + size // (32 << 20):
         record.violation(f"{len(audit)} audit files of {lives} brokers")
     calls = sum(record.delivered.values()) + sum(record.errors.values())
     if lines > 2 * calls + 1000:
         record.violation(f"{lines} audit lines for {calls} answers")
     return (
-        f"store {soak.files_before} files -> {len(store)} (most {most}); runtime {len(names('runtime'))}; "
-        f"audit {len(audit)} files, {lines} lines ({broken} cut off), {size / 2**20:.1f} MiB"
+        f"audit {len(audit)} files, {lines} lines ({broken} cut off), {size / 2**20:.1f} MiB, for {dict(record.delivered)} "
+        f"the lines {dict(told)}; audit verify: {verify_audit(record, len(audit), killed)}"
     )
+
+
+def verify_audit(record, files, killed):
+    """What `audit verify` says of each file, counted: whole, or of a killed broker without its closing line."""
+    done = subprocess.run(
+        [BINARY, "--config", FIXTURE / "a.toml", "audit", "verify"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    verdicts = Counter(re.findall(r"^\S+\.jsonl: (whole|no closing line|.*)", done.stdout, re.MULTILINE))
+    cut = verdicts["no closing line"]
+    if sum(verdicts.values()) != files or set(verdicts) - {"whole", "no closing line"} or cut > killed:
+        record.violation(f"{killed} brokers were killed, and audit verify says\n{done.stdout}{done.stderr}")
+    if done.returncode != (65 if cut else 0):
+        record.violation(f"audit verify ended with {done.returncode}: {done.stderr}")
+    return dict(verdicts)
 
 
 def judge_logs(record):
@@ -169,6 +205,7 @@ def summary(soak, record, minutes, seed, events):
     judge_logs(record)
     jumps = judge_clocks(record)
     growth, files = judge_growth(soak, record, minutes), judge_files(soak, record)
+    audit = judge_audit(soak, record)
     print(f"\nSoak of {minutes} minutes, seed {seed}")
     print("events: " + ", ".join(f"{kind} {count}" for kind, count in sorted(record.events.items())))
     print(f"clocks: of what was done to them and undone, the brokers' logs show jumps of more than {JUMP} s: {jumps}")
@@ -196,6 +233,7 @@ def summary(soak, record, minutes, seed, events):
     for line in growth:
         print(line)
     print(files)
+    print(audit)
     print("what happened: " + (f"{len(record.wrong)} VIOLATIONS" if record.wrong else "nothing that may not"))
     for what in record.wrong[:50]:
         print(f"  ! {what}")
