@@ -301,5 +301,14 @@ fn memory_is_locked_where_no_limit_stands_in_the_way() {
     let serve = Serve::from_command(limited);
     assert_eq!(field(&serve.pid().to_string(), "VmLck"), "0 kB");
     assert!(said_of_brokers(&host).contains("locked memory (the limit is 64 KiB"));
+    // Who may lock memory but not lift the limit: a `serve` is within the limit, and doctor says so before there is one.
+    let may_lock = "ulimit -l 64; exec setpriv --bounding-set=-all,+ipc_lock --inh-caps=-all \"$BIN\" doctor --json";
+    let document: Value = serde_json::from_str(&Answer::of(host.shell(may_lock)).out).unwrap();
+    let checks = document["checks"].as_array().unwrap();
+    let locked = checks.iter().find(|check| check["check"] == "locked memory").unwrap();
+    assert!(
+        locked["detail"].as_str().unwrap().contains("the limit is 64 KiB"),
+        "{locked}"
+    );
     assert_eq!(serve.end_by(Signal::TERM), 0);
 }

@@ -149,7 +149,8 @@ pub(super) fn tried() -> Vec<Protection> {
         all.add(LANDLOCK, landlock::restrict(&Paths::default()));
         all.into_inner()
     };
-    let mut all = Protections::basic(false).into_inner();
+    // With the limits that a `serve` lifts, or memory would be called locked that is not: a `serve` keeps no capability for it.
+    let mut all = Protections::basic(true).into_inner();
     all.extend(std::thread::spawn(trial).join().unwrap_or_default());
     all
 }
