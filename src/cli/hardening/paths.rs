@@ -138,11 +138,7 @@ impl Paths {
             self.add(Path::new(device), Access::Device);
         }
         for link in LINKED {
-            if fs::symlink_metadata(link).is_ok_and(|found| found.is_symlink())
-                && let Ok(target) = Path::new(link).canonicalize()
-            {
-                self.beside(&target);
-            }
+            self.linked(Path::new(link));
         }
         // For a panic's backtrace.
         self.read(Path::new("/proc/self/exe"));
@@ -155,6 +151,19 @@ impl Paths {
                     self.certificates(Path::new(directory));
                 }
             }
+        }
+    }
+
+    /// Where it leads, if it is a link: also to what is made later, as who has a network only then does.
+    fn linked(&mut self, link: &Path) {
+        let Ok(says) = fs::read_link(link) else {
+            return;
+        };
+        match (link.canonicalize(), link.parent()) {
+            (Ok(target), _) => self.beside(&target),
+            // As it stands there: what is not there has no links on its way.
+            (Err(_), Some(directory)) => self.beside(&directory.join(says)),
+            (Err(_), None) => {}
         }
     }
 
@@ -297,6 +306,24 @@ mod tests {
         assert_eq!(beside("home/u/.config/id"), ["home/u/.config"]);
         // Not mounted yet.
         assert_eq!(beside("media/stick/id"), ["media", "media/stick"]);
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_yet_opens_where_it_will_lead() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(root.join("run/network")).unwrap();
+        fs::create_dir(root.join("etc")).unwrap();
+        symlink("../run/network/made-later/resolv.conf", root.join("etc/resolv.conf")).unwrap();
+        fs::write(root.join("etc/hosts"), "").unwrap();
+        let mut paths = Paths::default();
+        paths.linked(&root.join("etc/hosts"));
+        assert!(paths.rules().is_empty());
+        paths.linked(&root.join("etc/resolv.conf"));
+        assert!(
+            of(&paths, Access::Read).contains(&root.join("run/network").as_path()),
+            "{paths:?}"
+        );
     }
 
     #[test]
