@@ -408,7 +408,7 @@ fn a_runtimes_code_is_the_commands_and_125_is_explained() {
     Answer::of(with_podman(&host, "echo no cgroups >&2; exit 125", &[], &["true"]))
         .failed(125)
         .saying("no cgroups")
-        .saying("podman ended with 125, which is its own code for a container that did not start");
+        .saying("podman ended with 125. Unless your command ended so, its container did not start");
     let mut run = sandbox(&host, &["docker", "--image", "i"], &["true"]);
     let fakes = program(
         &host,

@@ -27,10 +27,15 @@ pub(super) fn sandbox_to_come() -> Result<(OnlySandbox, Reveal), Failure> {
 
 /// The sandbox descends from this child of ours, which has not been waited for.
 pub(super) fn child(reveal: &Reveal, pid: Option<u32>) {
-    match pid.and_then(|pid| i32::try_from(pid).ok()).map(Root::of) {
-        Some(Ok(root)) => reveal.started(root),
-        // It has ended, and nobody is in there.
-        Some(Err(_)) | None => tracing::debug!("the sandbox ended before anybody could be of it"),
+    // Without a number it has ended, and nobody is in there.
+    let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) else {
+        return;
+    };
+    match Root::of(pid) {
+        Ok(root) => reveal.started(root),
+        Err(error) => {
+            tracing::warn!(pid, %error, "the first process of the sandbox cannot be looked at; nobody is served");
+        }
     }
 }
 

@@ -144,10 +144,10 @@ async fn container(
     if code == BROKER_FAILED {
         output::warning(match sandbox.runtime() {
             Runtime::Docker => {
-                "docker ended with 125, which is its own code for a container that did not start: see what it says above; `docker info` tells whether its daemon can be reached"
+                "docker ended with 125. Unless your command ended so, its container did not start: see what it says above; `docker info` tells whether its daemon can be reached"
             }
             Runtime::Podman | Runtime::Bwrap => {
-                "podman ended with 125, which is its own code for a container that did not start: see what it says above, and whether `podman run --rm IMAGE true` works"
+                "podman ended with 125. Unless your command ended so, its container did not start: see what it says above, and whether `podman run --rm IMAGE true` works"
             }
         });
     }
