@@ -148,9 +148,61 @@ dry() { # The line that is shown is the line that is started: with the broker's 
 }
 check "podman: --dry-run shows what is started" dry
 
+# Served: what descends from the sandbox's first process. `$fixture/attested` gets what the command has.
+# shellcheck disable=SC2016
+begin_attested() { # begin_attested KIND PROGRAM: the command has its token, and stays until the file `end` is there.
+  rm -f "$fixture/project/end"
+  : >"$fixture/attested"
+  "$1_run" --attest pidns "${@:3}" -- sh -c '"$0" token get github && echo "$CREDBROKER_CAPABILITY" && until [ -e end ]; do sleep 0.05; done' \
+    "$2" >"$fixture/attested" &
+  local turn
+  for ((turn = 0; turn < 400; turn++)); do
+    [[ $(wc -l <"$fixture/attested") != 2 ]] || break
+    sleep 0.05
+  done
+  [[ $(head -1 "$fixture/attested") = gho_demo ]] || { echo "the command got: $(cat "$fixture/attested")"; return 1; }
+}
+end_attested() {
+  touch "$fixture/project/end"
+  wait "$!"
+}
+refuses() { # refuses COMMAND...: it ends with 77, and says who is served.
+  says '--attest pidns' ends_with 77 "$@" && ends_with 77 "$@" 2>/dev/null
+}
+outside() { # With the socket and the capability, but on the host.
+  local socket
+  socket=$(echo "$fixture"/runtime/credbroker/*/sandbox/sock)
+  refuses on_host env CREDBROKER_SOCKET="$socket" \
+    CREDBROKER_CAPABILITY="$(sed -n 2p "$fixture/attested")" "$CREDBROKER_BIN" token get github
+}
+attested() { # attested KIND PROGRAM FLAG...
+  local status=0
+  begin_attested "$@" || status=1
+  ((status)) || outside || status=1
+  [[ $status$1 != 0podman ]] || entered || status=1
+  end_attested || status=1
+  return "$status"
+}
+entered() { # podman exec starts a process that descends from somebody else; a child that it leaves behind is the first process's.
+  local name left=$fixture/project/left turn
+  name=$(containers)
+  name=${name%% *}
+  rm -f "$left"
+  refuses podman exec "$name" sh -c "$get" || return
+  podman exec "$name" setsid -f sh -c "sleep 0.5; $get >left.new 2>&1; mv left.new left" || return
+  for ((turn = 0; turn < 400; turn++)); do
+    [[ ! -e $left ]] || break
+    sleep 0.05
+  done
+  [[ $(cat "$left") = gho_demo ]] || { echo "a child left behind got: $(cat "$left")"; return 1; }
+}
+check "podman: --attest pidns serves the container, not the host, nor what podman exec starts, but what that leaves behind" \
+  attested podman /opt/bin/credbroker --mount .
+
 check "bwrap: the command is served" token bwrap_run -- credbroker token get github
 check "bwrap: SIGTERM reaches the command, and its code comes back" ended_by TERM 5 bwrap
 check "bwrap: kill -9 of the broker ends the command" ended_by KILL 137 bwrap
+check "bwrap: --attest pidns serves the sandbox and not the host" attested bwrap credbroker
 private() {
   [[ -z $(bwrap_run -- sh -c 'find /etc ! -type l ! -type d ! -perm -o=r -readable -size +0 2>/dev/null') ]]
 }
