@@ -1,7 +1,7 @@
 //! The main job in half a minute, with nothing to install and no account:
 //!
 //! ```sh
-//! cargo run --release --example quickstart
+//! cargo run --example quickstart
 //! ```
 //!
 //! A small authorization server on loopback hands out tokens that live for 10 seconds, and refresh tokens that are good
