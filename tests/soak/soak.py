@@ -7,7 +7,6 @@ import os
 import queue
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,7 +14,7 @@ import time
 from door import Weather
 from record import Record
 from verdict import summary
-from world import BINARY, CAPABILITY, FIXTURE, Broker, Clients, Provider, environment, log_in, private
+from world import CAPABILITY, FIXTURE, Broker, Clients, Provider, credbroker, log_in, private
 
 LEAST = 3  # Minutes that are enough for everything to happen.
 
@@ -357,13 +356,7 @@ class Soak:
         time.sleep(3)
         self.look()
         self.rest_after = {slot: self.rest(broker, REST_SECONDS) for slot, broker in self.brokers.items()}
-        status = subprocess.run(
-            [BINARY, "--config", FIXTURE / "a.toml", "status", "--json"],
-            capture_output=True,
-            text=True,
-            env=environment(),
-            check=False,
-        )
+        status = credbroker("status", "--json")
         states = {entry["bucket"]: entry["state"] for entry in json.loads(status.stdout)["entries"]}
         if set(states) != set(FAMILIES) or not set(states.values()) <= {"ok", "due"}:
             record.violation(f"at the end `status` says {states}")

@@ -4,11 +4,10 @@ import datetime
 import json
 import re
 import statistics
-import subprocess
 from collections import Counter
 
 from record import LATE
-from world import BINARY, FIXTURE, LOGS, environment
+from world import FIXTURE, LOGS, credbroker
 
 # A broker that is not asked logs nothing for some seconds; longer jumps in its log are its clock's.
 JUMP = 25
@@ -126,13 +125,7 @@ def judge_audit(soak, record):
 
 def verify_audit(record, files, killed):
     """What `audit verify` says of each file, counted: whole, or of a killed broker without its closing line."""
-    done = subprocess.run(
-        [BINARY, "--config", FIXTURE / "a.toml", "audit", "verify"],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=False,
-    )
+    done = credbroker("audit", "verify")
     verdicts = Counter(re.findall(r"^\S+\.jsonl: (whole|no closing line|.*)", done.stdout, re.MULTILINE))
     cut = verdicts["no closing line"]
     if sum(verdicts.values()) != files or set(verdicts) - {"whole", "no closing line"} or cut > killed:

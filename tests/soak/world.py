@@ -48,6 +48,18 @@ def environment(**more):
     return {**kept, **directories, "TMPDIR": str(FIXTURE / "tmp"), **more}
 
 
+def credbroker(*arguments, **more):
+    """The command on the host, with the configuration of broker a."""
+    return subprocess.run(
+        [BINARY, "--config", FIXTURE / "a.toml", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+        **more,
+    )
+
+
 class Provider:
     def __init__(self):
         self.process = subprocess.Popen(
@@ -197,15 +209,7 @@ def log_in(record, provider, family):
     # When it ends, not how long it lasts: an import may have to wait for its turn.
     answer = json.dumps({**tokens, "expires_at": datetime.datetime.fromtimestamp(wall + LIFETIME, datetime.UTC).isoformat()})
     for _ in range(10):
-        done = subprocess.run(
-            [BINARY, "--config", str(FIXTURE / "a.toml"), "token", "import", "idp", "--bucket", family],
-            input=answer,
-            capture_output=True,
-            text=True,
-            env=environment(),
-            timeout=60,
-            check=False,
-        )
+        done = credbroker("token", "import", "idp", "--bucket", family, input=answer, timeout=60)
         if done.returncode == 0:
             with record.lock:
                 record.logged_in[family] = time.monotonic()
