@@ -27,6 +27,9 @@ const AGAIN: Duration = Duration::from_secs(11);
 /// How long the end of the broker waits for the identity, so that a short life is recorded under it, too.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
+/// How many names a file may find taken: clocks are set back, and brokers of several containers may all have the pid 1.
+const NAMES: u64 = 1000;
+
 /// The audit of one broker: who takes records, who writes them, and who has the key.
 pub(super) struct Auditing {
     pub(super) audit: Audit,
@@ -70,19 +73,24 @@ impl Auditing {
     }
 }
 
-/// Makes this process's audit files: time and pid are their names. Each is locked for as long as it is written, so that who
+/// Makes this process's audit files: time and pid are their names, or the next microsecond where there is such a file already. Each is locked for as long as it is written, so that who
 /// reads it knows whether more is to come.
 fn files(dir: PathBuf, clock: Arc<dyn Clock>) -> impl FnMut() -> io::Result<(String, File)> + Send {
     move || {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        let time = clock.now().wall.strftime("%Y%m%dT%H%M%S%.6fZ");
-        let name = format!("{time}-{}.jsonl", std::process::id());
-        let mut options = OpenOptions::new();
-        let file = options
-            .append(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(dir.join(&name))?;
+        let now = clock.now().wall;
+        let (name, file) = (0..NAMES)
+            .map(|later| {
+                // Beyond the end of time there is no later.
+                let time = now.checked_add(Duration::from_micros(later)).unwrap_or(now);
+                let time = time.strftime("%Y%m%dT%H%M%S%.6fZ");
+                let name = format!("{time}-{}.jsonl", std::process::id());
+                let mut options = OpenOptions::new();
+                let made = options.append(true).create_new(true).mode(0o600).open(dir.join(&name));
+                made.map(|file| (name, file))
+            })
+            .find(|made| !matches!(made, Err(error) if error.kind() == io::ErrorKind::AlreadyExists))
+            .unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::AlreadyExists)))?;
         lock(&file);
         Ok((name, file))
     }
@@ -119,5 +127,41 @@ async fn tell_key(wanted: impl Future<Output = ()>, slot: KeySlot, broker: Broke
             }
         }
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::clock::Now;
+
+    /// A clock that stands still.
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Now {
+            Now {
+                wall: "2026-11-22T13:34:30.214161Z".parse().unwrap(),
+                boot: Duration::ZERO,
+                boot_id: "".into(),
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_no_reason_to_lose_records_and_no_file_is_written_by_two() {
+        let home = tempfile::tempdir().unwrap();
+        let pid = std::process::id();
+        let mut brokers = [(); 2].map(|()| files(home.path().to_owned(), Arc::new(Still)));
+        let mut names = BTreeSet::new();
+        for _ in 0..3 {
+            for open in &mut brokers {
+                names.insert(open().unwrap().0);
+            }
+        }
+        let want = (161..167).map(|micros| format!("20261122T133430.214{micros}Z-{pid}.jsonl"));
+        assert!(names.iter().cloned().eq(want), "{names:?}");
     }
 }
