@@ -1,6 +1,7 @@
 //! What people see. Results go to standard output; everything else goes to standard error.
 
 use std::{
+    fmt::Write as _,
     io::{self, IsTerminal as _, Write as _},
     os::fd::AsFd,
     time::Duration,
@@ -177,6 +178,34 @@ pub(super) fn printable(text: &str) -> String {
         .collect()
 }
 
+/// A line of JSON with the same value, that cannot play with a terminal either: such characters are escaped in its strings, and
+/// between them, where there can be nothing but spaces and ends of lines, they are spaces.
+pub(super) fn printable_json(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let (mut in_string, mut escaped) = (false, false);
+    for c in line.chars() {
+        if !(c.is_control() || is_format_character(c)) {
+            shown.push(c);
+        } else if in_string {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                // Writing to a string cannot fail.
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
+        } else {
+            shown.push(' ');
+        }
+        if in_string && escaped {
+            escaped = false;
+        } else if in_string && c == '\\' {
+            escaped = true;
+        } else if c == '"' {
+            in_string = !in_string;
+        }
+    }
+    shown
+}
+
 /// Invisible characters that turn the direction of text or hide in it.
 fn is_format_character(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
@@ -284,5 +313,18 @@ mod tests {
     fn nothing_plays_with_the_terminal() {
         assert_eq!(printable("alice@example.com é"), "alice@example.com é");
         assert_eq!(printable("a\u{1b}[31m\n\u{202e}b"), "a\\u{1b}[31m\\u{a}\\u{202e}b");
+    }
+    #[test]
+    fn json_that_cannot_play_with_a_terminal_has_the_same_value() {
+        let odd = "{\"a\\\"\u{9b}31m\":\r\t\"\u{202e}b\\\\\",\r\"\u{7f}\":[\"\\u001b\",\"\u{feff}\u{e9}\u{1f511}\"]}";
+        let shown = printable_json(odd);
+        assert_eq!(
+            shown,
+            "{\"a\\\"\\u009b31m\":  \"\\u202eb\\\\\", \"\\u007f\":[\"\\u001b\",\"\\ufeff\u{e9}\u{1f511}\"]}"
+        );
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&shown), value(odd));
+        let plain = r#"{"n":1,"a":"b\","c":[1, 2]}"#;
+        assert_eq!(printable_json(plain), plain);
     }
 }

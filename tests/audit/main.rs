@@ -11,6 +11,7 @@ mod broker;
 #[expect(dead_code, reason = "other tests use the rest of it")]
 mod command;
 mod full;
+mod reading;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

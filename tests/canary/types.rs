@@ -98,7 +98,7 @@ const HOLD_NONE: &str = "
     broker/audit/chain.rs Link
     broker/audit/line.rs PeerFacts Record
     broker/audit/mod.rs Audit AuditWriter Full KeySlot OnFull Place Settings
-    broker/audit/series.rs Found Judged Verdict
+    broker/audit/series.rs Found Judged Lock Verdict
     broker/audit/verify.rs Checked End Fault SealedBy Wrong
     broker/caller.rs Caller Named Subject
     broker/journal.rs Journal

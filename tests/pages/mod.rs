@@ -29,7 +29,7 @@ pub(crate) const EXIT_CODES: &[(&str, &str)] = &[
     ("66", "NOT_FOUND, SESSION_NOT_FOUND"),
     (
         "69",
-        "no connection to the broker, or it was lost; another broker is in the way; STORE_UNAVAILABLE, UNIMPLEMENTED, UNKNOWN_VERSION; audit verify: made without a key",
+        "no connection to the broker, or it was lost; another broker is in the way; STORE_UNAVAILABLE, UNIMPLEMENTED, UNKNOWN_VERSION; audit verify: made without a key, or locked by somebody unknown",
     ),
     ("70", "INTERNAL_ERROR; the system refused something"),
     (

@@ -7,6 +7,7 @@ use std::{
     io::{self, BufRead},
 };
 
+use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::chain::{Chain, Key, Link, Sealed};
@@ -31,6 +32,8 @@ pub struct Checked {
     pub last: Option<String>,
     /// The pid of its broker.
     pub pid: Option<u32>,
+    /// When it was begun.
+    pub began: Option<Timestamp>,
     /// What its key is.
     pub sealed: SealedBy,
     /// The name of its key, at hand or not.
@@ -113,7 +116,8 @@ impl fmt::Display for Fault {
         match what {
             Wrong::NoLine => write!(f, "line {line} is none of an audit"),
             Wrong::Changed => write!(f, "line {line} was changed, or what was before it"),
-            Wrong::Missing { lines } => write!(f, "{lines} missing before line {line}"),
+            Wrong::Missing { lines: 1 } => write!(f, "1 line is missing before line {line}"),
+            Wrong::Missing { lines } => write!(f, "{lines} lines are missing before line {line}"),
             Wrong::Again => write!(f, "line {line} is out of order, or there again"),
             Wrong::Beginning if *line == 1 => f.write_str("its first line is missing"),
             Wrong::Beginning => write!(f, "line {line} begins another file"),
@@ -131,6 +135,7 @@ struct Said {
     file: Option<String>,
     id: Option<String>,
     pid: Option<u32>,
+    time: Option<String>,
     key: Option<String>,
     previous: Option<SaidPrevious>,
     next: Option<String>,
@@ -191,6 +196,7 @@ impl<'k> Reading<'k> {
                 next: None,
                 last: None,
                 pid: None,
+                began: None,
                 sealed: SealedBy::Unsaid,
                 key: None,
                 end: End::Empty,
@@ -279,6 +285,7 @@ impl<'k> Reading<'k> {
         checked.name.clone_from(&said.file);
         checked.id.clone_from(&said.id);
         checked.pid = said.pid;
+        checked.began = said.time.as_ref().and_then(|time| time.parse().ok());
         checked.key.clone_from(&said.key);
         checked.previous = said.previous.as_ref().map(|from| (from.file.clone(), from.mac.clone()));
         match &said.key {

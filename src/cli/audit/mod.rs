@@ -1,5 +1,6 @@
 //! `audit verify|show`: reads what brokers have written down. Nothing here writes.
 
+mod holder;
 mod show;
 mod verify;
 
@@ -11,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FileType, FlockOperation, Mode, OFlags, flock},
+    fs::{FileType, Mode, OFlags, Stat},
     io::Errno,
 };
 
@@ -34,7 +35,7 @@ pub(super) async fn audit(
     }
 }
 
-/// Files to read, the oldest first.
+/// Files to read, by name.
 struct Files {
     paths: Vec<PathBuf>,
     /// Whether they are all of a directory.
@@ -72,12 +73,18 @@ impl Files {
         }
         // Their names begin with the time.
         paths.sort();
+        if let (Some(named), true) = (named, paths.is_empty()) {
+            return Err(Failure::not_found(format!(
+                "there is no audit file in {}; name a directory of them, or leave it out for the configured one",
+                named.display()
+            )));
+        }
         Ok(Self { paths, whole: true })
     }
 }
 
-/// Opens a file for reading, and says whether a broker still writes it.
-fn open(path: &Path) -> Result<(BufReader<File>, bool), Failure> {
+/// Opens a file for reading.
+fn open(path: &Path) -> Result<(File, Stat), Failure> {
     let failed = |error: Errno| unreadable(path, &error.into());
     // Non-blocking, so that a pipe without a writer is refused instead of waited for.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -86,14 +93,12 @@ fn open(path: &Path) -> Result<(BufReader<File>, bool), Failure> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(unreadable(path, &io::Error::other("it is not a regular file")));
     }
-    let live = match flock(&opened, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => {
-            flock(&opened, FlockOperation::Unlock).map_err(failed)?;
-            false
-        }
-        Err(error) => error == Errno::WOULDBLOCK,
-    };
-    Ok((BufReader::with_capacity(256 * 1024, File::from(opened)), live))
+    Ok((File::from(opened), stat))
+}
+
+/// So large are the pieces in which a file is read.
+fn buffered(file: File) -> BufReader<File> {
+    BufReader::with_capacity(256 * 1024, file)
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {

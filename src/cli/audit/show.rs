@@ -1,20 +1,25 @@
 //! `audit show`.
 
 use std::{
-    io::{self, BufWriter, Write as _},
+    borrow::Cow,
+    io::{self, BufReader, BufWriter, Write as _},
+    path::Path,
     process::ExitCode,
 };
 
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Files, name_of, open, some_unreadable, unreadable};
+use super::{Files, buffered, name_of, open, some_unreadable, unreadable};
 use crate::{
-    broker::audit::verify::{Line, Lines},
+    broker::audit::{
+        series::in_order,
+        verify::{Line, Lines},
+    },
     cli::{
         args::{AuditShowArgs, Since},
         failure::Failure,
-        output::{note, printable, written},
+        output::{columns, note, printable, printable_json, written},
     },
     clock::{Clock as _, SystemClock},
     config::Config,
@@ -47,12 +52,14 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
         // Longer ago than there are times is from the beginning.
         Some(Since::Ago(ago)) => SystemClock::new().now().wall.checked_sub(ago).ok(),
     };
+    let table = Table::of(columns(io::stdout()));
     let mut out = BufWriter::new(io::stdout().lock());
     let mut begun = arguments.json;
     let (mut odd, mut odd_files) = (0_u64, 0);
-    for path in &files.paths {
+    let paths = in_order(files.paths, |path| own_and_previous(path));
+    for path in &paths {
         let file = match open(path) {
-            Ok((file, _)) => file,
+            Ok((file, _)) => buffered(file),
             Err(failure) if files.whole => {
                 note(&printable(failure.message()));
                 odd_files += 1;
@@ -64,8 +71,12 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
         let mut odd_here = 0_u64;
         while let Some(line) = lines.read().map_err(|error| unreadable(path, &error))? {
             let (line, shown) = match line {
-                Line::Whole(line) => (line, serde_json::from_slice::<Shown>(line).ok()),
-                Line::TooLong => (&b""[..], None),
+                // The bytes of a field that is not shown need not be text for the reader of JSON.
+                Line::Whole(line) => match std::str::from_utf8(line) {
+                    Ok(line) => (line, serde_json::from_str::<Shown>(line).ok()),
+                    Err(_) => ("", None),
+                },
+                Line::TooLong => ("", None),
                 // Still written, or cut.
                 Line::Torn => continue,
             };
@@ -77,11 +88,11 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
                 continue;
             }
             let put = if arguments.json {
-                out.write_all(line).and_then(|()| out.write_all(b"\n"))
+                writeln!(out, "{}", printable_json(line))
             } else {
-                let heading = if begun { Ok(()) } else { heading(&mut out) };
+                let heading = if begun { Ok(()) } else { heading(&mut out, &table) };
                 begun = true;
-                heading.and_then(|()| row(&mut out, &shown))
+                heading.and_then(|()| row(&mut out, &table, &shown))
             };
             match put {
                 Ok(()) => {}
@@ -92,8 +103,13 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
         }
         if odd_here > 0 {
             note(&format!(
-                "{} has {odd_here} lines that are none of an audit",
-                name_of(path)
+                "{} has {odd_here} {} none of an audit",
+                name_of(path),
+                if odd_here == 1 {
+                    "line that is"
+                } else {
+                    "lines that are"
+                }
             ));
             odd += odd_here;
         }
@@ -108,7 +124,8 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
     }
     if odd > 0 {
         return Err(Failure::bad_data(format!(
-            "{odd} lines could not be shown: `credbroker audit verify` says more"
+            "{odd} {} could not be shown: `credbroker audit verify` says more",
+            if odd == 1 { "line" } else { "lines" }
         )));
     }
     Ok(ExitCode::SUCCESS)
@@ -134,12 +151,38 @@ fn wanted(shown: &Shown, arguments: &AuditShowArgs, since: Option<Timestamp>) ->
     in_time && of_sandbox && about && failed && event
 }
 
-fn heading(out: &mut impl io::Write) -> io::Result<()> {
-    let columns = ["TIME", "SANDBOX", "PID", "OPERATION", "RESULT", "ABOUT"];
-    columns_of(out, &columns.map(str::to_owned))
+/// What a file says of its place, if it can be read.
+fn own_and_previous(path: &Path) -> (String, Option<String>) {
+    #[derive(Deserialize)]
+    struct Begin {
+        file: Option<String>,
+        previous: Option<Previous>,
+    }
+    #[derive(Deserialize)]
+    struct Previous {
+        file: String,
+    }
+    let begin: Option<Begin> = open(path)
+        .ok()
+        .and_then(|(file, _)| match Lines::new(BufReader::new(file)).read() {
+            Ok(Some(Line::Whole(line))) => serde_json::from_slice(line).ok(),
+            _ => None,
+        });
+    match begin {
+        Some(begin) => (
+            begin.file.unwrap_or_else(|| name_of(path)),
+            begin.previous.map(|previous| previous.file),
+        ),
+        None => (name_of(path), None),
+    }
 }
 
-fn row(out: &mut impl io::Write, shown: &Shown) -> io::Result<()> {
+fn heading(out: &mut impl io::Write, table: &Table) -> io::Result<()> {
+    let columns = ["TIME", "SANDBOX", "PID", "OPERATION", "RESULT", "ABOUT"];
+    table.row(out, &columns.map(str::to_owned))
+}
+
+fn row(out: &mut impl io::Write, table: &Table, shown: &Shown) -> io::Result<()> {
     let time = shown.time.strftime("%F %T").to_string();
     if shown.event.is_some() {
         let (lost, refused) = (shown.lost.unwrap_or(0), shown.refused.unwrap_or(0));
@@ -162,7 +205,7 @@ fn row(out: &mut impl io::Write, shown: &Shown) -> io::Result<()> {
         (None, _, None, None) => String::new(),
     };
     let result = shown.reason.as_deref().or(shown.outcome.as_deref());
-    columns_of(
+    table.row(
         out,
         &[
             time,
@@ -175,13 +218,78 @@ fn row(out: &mut impl io::Write, shown: &Shown) -> io::Result<()> {
     )
 }
 
-/// Of a width that is known before the first row, because no one waits for the last one.
-fn columns_of(
-    out: &mut impl io::Write,
-    [time, sandbox, pid, operation, result, about]: &[String; 6],
-) -> io::Result<()> {
-    writeln!(
-        out,
-        "{time:<19} {sandbox:<8} {pid:<7} {operation:<13} {result:<12} {about}"
-    )
+/// How wide the columns are: known before the first row, because no one waits for the last one.
+struct Table([usize; 6]);
+
+impl Table {
+    /// For a terminal of this width, if it is one.
+    fn of(terminal: Option<u16>) -> Self {
+        let whole = usize::from(terminal.unwrap_or(0)).max(80);
+        let [time, sandbox, pid, operation, result] = if whole < 120 {
+            [19, 8, 7, 14, 12]
+        } else {
+            [19, 24, 7, 16, 20]
+        };
+        let gaps = 5;
+        let about = whole - (time + sandbox + pid + operation + result + gaps);
+        Self([time, sandbox, pid, operation, result, about])
+    }
+
+    fn row(&self, out: &mut impl io::Write, cells: &[String; 6]) -> io::Result<()> {
+        let cells: Vec<String> = cells
+            .iter()
+            .zip(self.0)
+            .map(|(cell, width)| format!("{:<width$}", cut(cell, width)))
+            .collect();
+        writeln!(out, "{}", cells.join(" ").trim_end())
+    }
+}
+
+/// What is longer ends with an ellipsis.
+fn cut(text: &str, width: usize) -> Cow<'_, str> {
+    if text.chars().nth(width).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let kept = text.chars().take(width.saturating_sub(1));
+    Cow::Owned(kept.chain(['\u{2026}']).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_fits_its_terminal_whatever_is_in_it_and_shows_more_where_there_is_room() {
+        let name = "a-rather-long-sandbox-name".to_owned();
+        let reason = "PROVIDER_UNAVAILABLE".to_owned();
+        let cells = [
+            "2026-11-22 13:34:30".to_owned(),
+            name.clone(),
+            "4194304".to_owned(),
+            "M".repeat(64),
+            reason.clone(),
+            format!("{}/{}", "p".repeat(64), "b".repeat(64)),
+        ];
+        let row = |terminal| {
+            let mut out = Vec::new();
+            Table::of(terminal).row(&mut out, &cells).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        for (terminal, width) in [
+            (None, 80),
+            (Some(20), 80),
+            (Some(80), 80),
+            (Some(100), 100),
+            (Some(200), 200),
+        ] {
+            assert_eq!(row(terminal).trim_end().chars().count(), width, "{terminal:?}");
+        }
+        assert_eq!(
+            row(None),
+            "2026-11-22 13:34:30 a-rathe\u{2026} 4194304 MMMMMMMMMMMMM\u{2026} PROVIDER_UN\u{2026} pppppppppppppp\u{2026}\n"
+        );
+        assert!(row(Some(120)).contains(&reason) && row(Some(120)).contains(&name[..23]));
+        assert_eq!(cut("four", 4), "four");
+        assert_eq!(cut("\u{e9}t\u{e9}s", 3), "\u{e9}t\u{2026}");
+    }
 }

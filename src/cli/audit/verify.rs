@@ -9,17 +9,18 @@ use std::{
 
 use tokio::time::sleep;
 
-use super::{Files, name_of, open, some_unreadable, unreadable};
+use super::{Files, buffered, holder, name_of, open, some_unreadable, unreadable};
 use crate::{
     broker::{
         Renewals,
         audit::{
             chain::Key,
-            series::{Found, Judged, Verdict, judge, judge_all},
+            series::{Found, Judged, Lock, Verdict, in_order, judge, judge_all},
             verify::{End, check},
         },
     },
     cli::{args::AuditVerifyArgs, failure::Failure, output},
+    clock::{Clock as _, SystemClock},
     config::{Config, Environment},
     daemon,
 };
@@ -46,7 +47,7 @@ pub(super) async fn verify(
         whole,
     } = read(config, named, &keys).await?;
     let judged: Vec<Judged> = if whole {
-        judge_all(found)
+        judge_all(in_order(found, own_and_previous))
     } else {
         found.into_iter().map(judge).collect()
     };
@@ -68,7 +69,13 @@ struct Reading {
     whole: bool,
 }
 
-/// Reads every file, in order. A broker that begins a new one meanwhile closes the one before, which then has to be read again,
+fn own_and_previous(found: &Found) -> (String, Option<String>) {
+    let checked = &found.checked;
+    let own = checked.name.as_ref().unwrap_or(&found.name);
+    (own.clone(), checked.previous.as_ref().map(|(name, _)| name.clone()))
+}
+
+/// Reads every file. A broker that begins a new one meanwhile closes the one before, which then has to be read again,
 /// or the two would not fit together.
 async fn read(config: &Config, named: Option<&Path>, keys: &[Key]) -> Result<Reading, Failure> {
     let mut read: BTreeMap<PathBuf, Result<Found, Failure>> = BTreeMap::new();
@@ -91,11 +98,11 @@ async fn read(config: &Config, named: Option<&Path>, keys: &[Key]) -> Result<Rea
             });
         }
         for path in files.paths {
-            if matches!(read.get(&path), Some(Ok(found)) if !found.live) {
+            if matches!(read.get(&path), Some(Ok(found)) if has_ended(found)) {
                 continue;
             }
             let mut found = look(&path, keys);
-            if matches!(&found, Ok(found) if found.checked.end == End::Empty && !found.live) {
+            if matches!(&found, Ok(found) if found.checked.end == End::Empty && found.lock != Lock::Broker) {
                 // A broker may be about to begin it.
                 sleep(BEGINNING).await;
                 found = look(&path, keys);
@@ -105,11 +112,22 @@ async fn read(config: &Config, named: Option<&Path>, keys: &[Key]) -> Result<Rea
     }
 }
 
+/// Whether nothing comes any more.
+fn has_ended(found: &Found) -> bool {
+    matches!(found.lock, Lock::Free | Lock::Other(_))
+}
+
 fn look(path: &Path, keys: &[Key]) -> Result<Found, Failure> {
-    let (file, live) = open(path)?;
-    let checked = check(file, keys).map_err(|error| unreadable(path, &error))?;
+    let failed = |error| unreadable(path, &error);
+    let (file, stat) = open(path)?;
+    // Before the lines: a broker that ends meanwhile has closed the file by then.
+    let locked = holder::look(&file, &stat).map_err(failed)?;
+    let now = SystemClock::new().now();
+    let checked = check(buffered(file), keys).map_err(failed)?;
     let name = name_of(path);
-    Ok(Found { name, live, checked })
+    let broker = checked.pid.zip(checked.began).or_else(|| holder::named(&name));
+    let lock = locked.judge(broker, &now);
+    Ok(Found { name, lock, checked })
 }
 
 fn tell(Judged { found, verdict, notes }: &Judged) -> Result<(), Failure> {
@@ -124,6 +142,9 @@ fn tell(Judged { found, verdict, notes }: &Judged) -> Result<(), Failure> {
             Some(pid) => format!("whole so far, {records}; its broker (pid {pid}) still writes"),
             None => "nothing yet; its broker still writes".to_owned(),
         },
+        Verdict::Held => format!(
+            "whole so far, {records}; somebody holds a lock on it, and it cannot be told whether that is its broker"
+        ),
         Verdict::Vouched { by } => format!("whole, {records}; it has no key of its own, but {by} vouches for it"),
         Verdict::Cut => {
             format!("no closing line: the broker was killed, or lines were cut; whole until there, {records}")
@@ -179,7 +200,7 @@ fn conclude(judged: &[Judged], unreadable: usize) -> Result<ExitCode, Failure> {
     if cut > 0 {
         return Err(Failure::bad_data(format!(
             "{cut} of {of} {files} {} no closing line: if a broker was killed then, that is why; else lines were cut",
-            if cut == 1 { "has" } else { "have" }
+            has(cut)
         )));
     }
     let other = count(|verdict| matches!(verdict, Verdict::OtherKey { .. }));
@@ -187,7 +208,15 @@ fn conclude(judged: &[Judged], unreadable: usize) -> Result<ExitCode, Failure> {
         return Err(Failure::configuration(format!(
             "{other} of {of} {files} {} made with another key: name its identity in `[store] identity_file`, \
              or in CREDBROKER_STORE_IDENTITY_FILE",
-            are(other)
+            were(other)
+        )));
+    }
+    let held = count(|verdict| *verdict == Verdict::Held);
+    if held > 0 {
+        return Err(Failure::unavailable(format!(
+            "{held} of {of} {files} {} no closing line, and whether the broker still writes cannot be told from here: verify where \
+             it runs (in its container), or when it has ended",
+            has(held)
         )));
     }
     let unkeyed = count(|verdict| *verdict == Verdict::Unkeyed);
@@ -195,7 +224,7 @@ fn conclude(judged: &[Judged], unreadable: usize) -> Result<ExitCode, Failure> {
         return Err(Failure::unavailable(format!(
             "{unkeyed} of {of} {files} {} made without a key and cannot be verified: give brokers with --ephemeral another \
              `path` in [audit], and keep the store unlocked while brokers start",
-            are(unkeyed)
+            were(unkeyed)
         )));
     }
     Ok(ExitCode::SUCCESS)
@@ -203,4 +232,12 @@ fn conclude(judged: &[Judged], unreadable: usize) -> Result<ExitCode, Failure> {
 
 fn are(count: usize) -> &'static str {
     if count == 1 { "is" } else { "are" }
+}
+
+fn were(count: usize) -> &'static str {
+    if count == 1 { "was" } else { "were" }
+}
+
+fn has(count: usize) -> &'static str {
+    if count == 1 { "has" } else { "have" }
 }

@@ -11,7 +11,7 @@ use super::{checked, key, record};
 use crate::broker::audit::{
     Audit, Settings,
     chain::Chain,
-    series::{Found, Judged, Verdict, judge_all},
+    series::{Found, Judged, Lock, Verdict, in_order, judge, judge_all},
 };
 
 type Disk = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
@@ -85,7 +85,7 @@ fn broker(prefix: &'static str, records: usize, when: Key) -> Disk {
 fn judged(files: &BTreeMap<String, Vec<u8>>) -> Vec<Judged> {
     let found = files.iter().map(|(name, bytes)| Found {
         name: name.clone(),
-        live: false,
+        lock: Lock::Free,
         checked: checked(bytes),
     });
     judge_all(found.collect())
@@ -237,4 +237,119 @@ fn one_that_has_no_key_vouches_for_nobody() {
     assert!(files.len() > 4, "{}", files.len());
     let all = verdicts(&files);
     assert!(all.values().all(|verdict| *verdict == Verdict::Unkeyed), "{all:?}");
+}
+
+#[test]
+fn a_file_with_a_key_vouches_for_all_before_it_that_have_none() {
+    let files = broker("a", 400, Key::Never).lock().unwrap().clone();
+    // The key comes late, after several files.
+    let last = format!("a{}.jsonl", files.len());
+    let ended = checked(&files[&last]).last.unwrap();
+    let mut keyed = Vec::new();
+    let mut chain = Chain::new(Some(&key()));
+    let id = key().id().to_owned();
+    let next = format!("a{}.jsonl", files.len() + 1);
+    for line in [
+        format!(
+            r#"{{"n":1,"event":"begin","time":"2026-01-31T09:00:00Z","file":"{next}","id":"x","pid":1,"key":"{id}","previous":{{"file":"{last}","mac":"{ended}"}}"#
+        ),
+        r#"{"n":2,"event":"end","time":"2026-01-31T09:00:00Z","records":0"#.to_owned(),
+    ] {
+        let start = keyed.len();
+        keyed.extend(line.bytes());
+        chain.seal(&mut keyed, start);
+    }
+    // The last one of them names it, as its broker would have written it.
+    let mut row = files;
+    row.insert(next.clone(), keyed);
+    let all = verdicts(&row);
+    let by = next.clone();
+    for name in row.keys().filter(|name| **name != next) {
+        assert_eq!(all[name], Verdict::Vouched { by: by.clone() }, "{name}");
+    }
+    // One of them that was changed, in a way that its own chain has nothing against, is no part of the row.
+    let text = String::from_utf8(row["a2.jsonl"].clone()).unwrap();
+    let forged = sealed_without_a_key(text.replace("\"op", "\"no").as_bytes());
+    assert_ne!(forged, row["a2.jsonl"]);
+    row.insert("a2.jsonl".into(), forged);
+    let all = verdicts(&row);
+    assert!(matches!(all["a2.jsonl"], Verdict::Tampered(_)), "{all:?}");
+    assert_eq!(all["a3.jsonl"], Verdict::Vouched { by });
+    assert_eq!(all["a1.jsonl"], Verdict::Unkeyed);
+}
+
+#[test]
+fn files_of_a_row_are_in_the_order_in_which_they_were_written_whatever_the_clock_said() {
+    let file = |name: &str, previous: Option<&str>| (name.to_owned(), previous.map(str::to_owned));
+    for (files, want) in [
+        (vec![file("b", None), file("a", None)], vec!["a", "b"]),
+        // The clock was set back after the first one.
+        (
+            vec![
+                file("c", Some("d")),
+                file("d", None),
+                file("a", Some("c")),
+                file("e", None),
+            ],
+            vec!["d", "c", "a", "e"],
+        ),
+        // Of the row of b the beginning is not there.
+        (
+            vec![file("b", Some("0")), file("a", Some("b")), file("c", None)],
+            vec!["b", "a", "c"],
+        ),
+        // There twice, in a circle, or after itself: each is there, and once.
+        (
+            vec![
+                file("b", Some("a")),
+                file("a", None),
+                file("b", Some("a")),
+                file("a", None),
+            ],
+            vec!["a", "b", "b", "a"],
+        ),
+        (
+            vec![file("b", Some("a")), file("a", Some("b")), file("c", Some("c"))],
+            vec!["a", "b", "c"],
+        ),
+    ] {
+        let ordered = in_order(files.clone(), Clone::clone);
+        let names: Vec<&str> = ordered.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, want, "{files:?}");
+    }
+}
+
+#[test]
+fn a_lock_stands_for_a_closing_line_only_if_the_broker_holds_it() {
+    let files = broker("a", 40, Key::AtOnce).lock().unwrap().clone();
+    let bytes = &files["a1.jsonl"];
+    let cut: usize = bytes
+        .split_inclusive(|byte| *byte == b'\n')
+        .take(3)
+        .map(<[u8]>::len)
+        .sum();
+    let verdict = |bytes: &[u8], lock| {
+        let name = "a1.jsonl".to_owned();
+        let checked = checked(bytes);
+        judge(Found { name, lock, checked })
+    };
+    for (lock, want) in [
+        (Lock::Free, Verdict::Cut),
+        (Lock::Other(7), Verdict::Cut),
+        (Lock::Broker, Verdict::Running),
+        (Lock::Unknown, Verdict::Held),
+    ] {
+        for part in [&bytes[..cut], &bytes[..cut - 9], &[]] {
+            assert_eq!(verdict(part, lock).verdict, want, "{lock:?} {}", part.len());
+        }
+        // One that is closed is closed.
+        let last = format!("a{}.jsonl", files.len());
+        let found = Found {
+            name: last.clone(),
+            lock,
+            checked: checked(&files[&last]),
+        };
+        assert_eq!(judge(found).verdict, Verdict::Whole);
+    }
+    assert!(verdict(bytes, Lock::Other(7)).notes[0].contains("process 7"));
 }

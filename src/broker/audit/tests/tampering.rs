@@ -8,7 +8,7 @@ use super::{Sink, checked, key, record};
 use crate::broker::audit::{
     Audit, Settings,
     chain::Key,
-    series::{Found, Verdict, judge},
+    series::{Found, Lock, Verdict, judge},
     verify::{self, Checked, End, Fault, SealedBy, Wrong},
 };
 
@@ -32,7 +32,7 @@ fn file(records: usize, name: &'static str) -> Vec<u8> {
 fn verdict_of(checked: Checked) -> Verdict {
     let found = Found {
         name: checked.name.clone().unwrap_or_default(),
-        live: false,
+        lock: Lock::Free,
         checked,
     };
     judge(found).verdict
