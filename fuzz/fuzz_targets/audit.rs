@@ -5,7 +5,7 @@
 
 use credbroker::broker::audit::{
     chain::Key,
-    series::{Found, Judged, Verdict, judge, judge_all},
+    series::{Found, Judged, Lock, Verdict, judge, judge_all},
     verify::{End, SealedBy, check},
 };
 use credbroker_fuzz::input::Input;
@@ -33,22 +33,24 @@ fn mac(secret: &[u8], last: &[u8; 32], body: &[u8]) -> [u8; 32] {
 
 /// A file as a broker writes it.
 struct File {
+    name: &'static str,
     keyed: bool,
     lines: Vec<Vec<u8>>,
     last: [u8; 32],
 }
 
 impl File {
-    fn begin(name: &str, keyed: bool, previous: Option<(&str, &Self)>) -> Self {
+    fn begin(name: &'static str, keyed: bool, previous: Option<&Self>) -> Self {
         let mut file = Self {
+            name,
             keyed,
             lines: Vec::new(),
             last: [0; 32],
         };
         let mut begin = json!({"event": "begin", "time": TIME, "file": name, "id": format!("id of {name}"), "pid": 7,
             "version": "0.1.0", "key": keyed.then(|| key().id().to_owned())});
-        if let Some((name, before)) = previous {
-            begin["previous"] = json!({"file": name, "mac": BASE64URL_NOPAD.encode(&before.last)});
+        if let Some(before) = previous {
+            begin["previous"] = json!({"file": before.name, "mac": BASE64URL_NOPAD.encode(&before.last)});
         }
         file.line(begin);
         file
@@ -85,8 +87,8 @@ impl File {
     }
 }
 
-/// What somebody does to it.
-fn change(file: &File, input: &mut Input<'_>) -> Vec<u8> {
+/// What somebody does to it who knows what goes before and after it.
+fn change(file: &File, previous: Option<&File>, next: Option<&str>, input: &mut Input<'_>) -> Vec<u8> {
     let mut lines = file.lines.clone();
     let (Some(how), Some(one), Some(other)) = (input.octet(), input.octet(), input.octet()) else {
         return file.octets();
@@ -94,7 +96,7 @@ fn change(file: &File, input: &mut Input<'_>) -> Vec<u8> {
     let (line, another) = (usize::from(one) % lines.len(), usize::from(other) % lines.len());
     let mut octets = lines.concat();
     let place = usize::from(u16::from_be_bytes([one, other])) % octets.len();
-    match how % 8 {
+    match how % 9 {
         0 => return octets,
         1 => octets[place] ^= 1 << (how >> 5),
         2 => octets.truncate(place),
@@ -116,11 +118,17 @@ fn change(file: &File, input: &mut Input<'_>) -> Vec<u8> {
             return lines.concat();
         }
         // All of it anew by who has no key.
-        _ => {
-            let mut forged = File::begin("a", false, None);
+        7 => {
+            let mut forged = File::begin(file.name, false, previous);
             forged.record("forged");
-            forged.end(None);
+            forged.end(next);
             return forged.octets();
+        }
+        // Under a key that nobody has every line seems to follow, and the MACs that others name are copied.
+        _ => {
+            let text = String::from_utf8(octets).unwrap();
+            let forged = text.replacen(&format!("\"{}\"", key().id()), "\"AAAAAAAAAAA\"", 1);
+            return forged.replace("GetToken", "GetTokem").into_bytes();
         }
     }
     octets
@@ -158,10 +166,10 @@ fn is_whole(octets: &[u8]) -> bool {
     })
 }
 
-fn found(name: &str, octets: &[u8], live: bool) -> Found {
+fn found(name: &str, octets: &[u8], lock: Lock) -> Found {
     Found {
         name: name.to_owned(),
-        live,
+        lock,
         checked: check(octets, &[key()]).unwrap(),
     }
 }
@@ -181,10 +189,15 @@ fn judged(judged: &Judged, octets: &[u8]) {
     assert_eq!(checked.end == End::Empty, octets.is_empty());
     match &judged.verdict {
         Verdict::Whole => assert!(is_whole(octets)),
-        Verdict::Running => {
+        Verdict::Running | Verdict::Held => {
             // Nothing can be said of a first line that is being written.
             let begins = checked.sealed == SealedBy::Unsaid && lines == 1;
-            assert!(judged.found.live && (checked.sealed == SealedBy::Key || begins));
+            let by = if judged.verdict == Verdict::Running {
+                Lock::Broker
+            } else {
+                Lock::Unknown
+            };
+            assert!(judged.found.lock == by && (checked.sealed == SealedBy::Key || begins));
         }
         Verdict::Vouched { .. } => assert!(checked.sealed == SealedBy::Nobody),
         Verdict::Tampered(faults) => assert!(!faults.is_empty()),
@@ -198,9 +211,15 @@ fuzz_target!(|data: &[u8]| {
     let (Some(what), Some(bits)) = (input.octet(), input.octet()) else {
         return;
     };
-    let (keyed, live) = (bits & 1 == 0, bits & 2 != 0);
+    let keyed = bits & 1 == 0;
+    let lock = match (bits & 2 != 0, bits & 16 != 0) {
+        (false, false) => Lock::Free,
+        (true, false) => Lock::Broker,
+        (false, true) => Lock::Other(7),
+        (true, true) => Lock::Unknown,
+    };
     if what & 1 == 0 {
-        judged(&judge(found("f", input.0, live)), input.0);
+        judged(&judge(found("f", input.0, lock)), input.0);
         return;
     }
     let mut one = File::begin("a", keyed, None);
@@ -209,8 +228,8 @@ fuzz_target!(|data: &[u8]| {
     }
     if what & 2 == 0 {
         one.end(None);
-        let octets = change(&one, &mut input);
-        let verdict = judge(found("a", &octets, live));
+        let octets = change(&one, None, None, &mut input);
+        let verdict = judge(found("a", &octets, lock));
         judged(&verdict, &octets);
         if octets == one.octets() {
             assert_eq!(verdict.verdict, if keyed { Verdict::Whole } else { Verdict::Unkeyed });
@@ -221,11 +240,12 @@ fuzz_target!(|data: &[u8]| {
     }
     // Two of them, the second one always with a key.
     one.end(Some("b"));
-    let mut two = File::begin("b", true, Some(("a", &one)));
+    let mut two = File::begin("b", true, Some(&one));
     two.record("after");
     two.end(None);
-    let (first, second) = (change(&one, &mut input), change(&two, &mut input));
-    let mut files = vec![found("a", &first, false), found("b", &second, false)];
+    let first = change(&one, None, Some("b"), &mut input);
+    let second = change(&two, Some(&one), None, &mut input);
+    let mut files = vec![found("a", &first, Lock::Free), found("b", &second, Lock::Free)];
     if bits & 4 != 0 {
         files.pop();
     }
@@ -240,4 +260,14 @@ fuzz_target!(|data: &[u8]| {
         .filter(|judged| matches!(judged.verdict, Verdict::Whole | Verdict::Vouched { .. }));
     let untouched = first == one.octets() && second == two.octets();
     assert_eq!(good.count() == 2, untouched && count == 2);
+    // Beside a file with a key that is as it was, whatever was done to the other is a fault or a cut, and never only that nothing
+    // can be said.
+    let one_is_good = (first == one.octets()) != (second == two.octets());
+    if keyed && one_is_good && count == 2 {
+        assert!(
+            verdicts
+                .iter()
+                .any(|judged| matches!(judged.verdict, Verdict::Tampered(_) | Verdict::Cut))
+        );
+    }
 });
