@@ -205,3 +205,14 @@ fn a_directory_that_is_named_and_has_no_audit_file_is_66() {
         host.run(&["audit", command]).succeeded();
     }
 }
+
+#[test]
+fn a_link_is_followed_and_told() {
+    let host = Host::with_entry();
+    let file = three_calls(&host, Signal::TERM);
+    let elsewhere = host.path("elsewhere.jsonl");
+    fs::rename(&file, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
+    let want = format!("{}: whole, 3 records\n  it is a symbolic link\n", name(&file));
+    assert_eq!(verify(&host).succeeded().out, want);
+}

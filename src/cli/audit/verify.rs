@@ -1,7 +1,7 @@
 //! `audit verify`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -44,14 +44,18 @@ pub(super) async fn verify(
     let Reading {
         found,
         unreadable,
+        links,
         whole,
     } = read(config, named, &keys).await?;
-    let judged: Vec<Judged> = if whole {
+    let mut judged: Vec<Judged> = if whole {
         judge_all(in_order(found, own_and_previous))
     } else {
         found.into_iter().map(judge).collect()
     };
-    for judged in &judged {
+    for judged in &mut judged {
+        if links.contains(&judged.found.name) {
+            judged.notes.push("it is a symbolic link".to_owned());
+        }
         tell(judged)?;
     }
     for why in &unreadable {
@@ -65,6 +69,8 @@ struct Reading {
     found: Vec<Found>,
     /// What could not be, and why: of the other files is told all the same.
     unreadable: Vec<String>,
+    /// Which names are those of links: no broker makes one.
+    links: BTreeSet<String>,
     /// Whether it is a directory.
     whole: bool,
 }
@@ -84,6 +90,8 @@ async fn read(config: &Config, named: Option<&Path>, keys: &[Key]) -> Result<Rea
         let news = files.paths.iter().any(|path| !read.contains_key(path));
         if !news {
             let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+            let links = files.paths.iter().filter(|path| path.is_symlink());
+            let links = links.map(|path| name_of(path)).collect();
             for outcome in files.paths.iter().filter_map(|path| read.remove(path)) {
                 match outcome {
                     Ok(file) => found.push(file),
@@ -94,6 +102,7 @@ async fn read(config: &Config, named: Option<&Path>, keys: &[Key]) -> Result<Rea
             return Ok(Reading {
                 found,
                 unreadable,
+                links,
                 whole: files.whole,
             });
         }
