@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use credbroker::{
     broker::{Broker, Caller, Error, Parts, Renewals, Revocation, coordinator::RefreshCoordinator, login::LoginParts},
-    clock::Clock as _,
+    clock::Clock,
     credential::{EntryKey, Expiry, Name, Revision, SavedToken, TokenSet},
     oauth::Provider,
     reason::Reason,
@@ -71,6 +71,18 @@ impl House {
     pub(crate) fn renewing(&self) -> Broker {
         let renewals = Renewals::Ahead(Arc::new(|| 0.0));
         broker_that(renewals, &self.store, &self.clock, &[("p", &self.authority)])
+    }
+
+    /// One with a clock of its own.
+    pub(crate) fn by(&self, clock: Arc<dyn Clock>) -> Broker {
+        Broker::new(Parts {
+            tokens: Arc::new(self.store.clone()),
+            keys: Arc::new(self.store.clone()),
+            clock,
+            providers: providers(&[("p", &self.authority)]),
+            renewals: Renewals::OnUse,
+            logins: LoginParts::default(),
+        })
     }
 
     pub(crate) fn coordinator(&self) -> RefreshCoordinator {

@@ -1,9 +1,23 @@
 //! What GetToken and RefreshToken answer.
 
-use credbroker::{credential::Revision, reason::Reason};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use credbroker::{
+    broker::Caller,
+    clock::{Clock, Now},
+    credential::Revision,
+    reason::Reason,
+};
 
 use crate::{
-    authority::Step,
+    authority::{Step, entry},
+    clock::PausedClock,
     house::{House, broker, failed, get_valid_for, pass, refresh, token},
 };
 
@@ -70,6 +84,45 @@ async fn an_expired_token_is_never_served_whatever_the_other_clock_says() {
     assert_eq!(house.get().await, token("at-0"));
     house.clock.step_boot(1000);
     assert_eq!(house.get().await.unwrap_err().0, Reason::ProviderRejected);
+}
+
+/// Stands, and jumps ahead by an hour when it has been read so many times.
+struct Jumps {
+    clock: PausedClock,
+    left: AtomicUsize,
+}
+
+impl Clock for Jumps {
+    fn now(&self) -> Now {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.clock.suspend(Duration::from_secs(3600));
+        }
+        self.clock.now()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_expires_on_its_way_out_is_not_handed_out() {
+    let (mut served, mut refused) = (0, 0);
+    // The machine sleeps at each moment at which anybody looks at the clock.
+    for reads in 1..30 {
+        let house = House::expired().await;
+        let broker = house.by(Arc::new(Jumps {
+            clock: (*house.clock).clone(),
+            left: AtomicUsize::new(reads),
+        }));
+        match broker.token(&Caller::host(), &entry(""), Duration::ZERO).await {
+            Ok(token) => {
+                assert_ne!(token.expires_in, Some(Duration::ZERO), "after {reads} reads");
+                served += 1;
+            }
+            Err(error) => {
+                assert_eq!(error.reason(), Reason::ProviderUnavailable, "after {reads} reads");
+                refused += 1;
+            }
+        }
+    }
+    assert!(served > 0 && refused > 0, "{served} {refused}");
 }
 
 #[tokio::test(start_paused = true)]
