@@ -168,6 +168,64 @@ fn calls_and_streams_on_it_end_within_the_time_that_a_stop_has() {
 }
 
 #[test]
+fn on_it_too_nobody_is_served_but_the_right_uid_with_the_right_capability() {
+    let activated = Activated::new();
+    let host = &activated.host;
+    // Everybody reaches it, as in `/run`.
+    fs::set_permissions(host.path(""), fs::Permissions::from_mode(0o711)).unwrap();
+    let capability = "ab".repeat(32);
+    let file = host.write("capability", &format!("{capability}\n"));
+    let command = activated.command(&format!("--capability-file {file}"));
+    let serve = Serve::from_command_on(command, activated.listener.try_clone().unwrap());
+    serve
+        .ask(host, &["token", "get", "p"])
+        .failed(77)
+        .saying("the capability is missing");
+    let mut holder = serve.client(host, &["token", "get", "p"]);
+    holder.env("CREDBROKER_CAPABILITY", &capability);
+    assert_eq!(Answer::of(holder).succeeded().out, "access-1\n");
+    // With the capability, but as somebody else.
+    let stranger = rustix::process::Uid::from_raw(rustix::process::geteuid().as_raw() + 1);
+    let path = activated.path.clone();
+    let connected = std::thread::spawn(move || {
+        // This thread's own user; it ends with it.
+        let became = rustix::thread::set_thread_res_uid(stranger, stranger, stranger);
+        became.ok().map(|()| UnixStream::connect(path).unwrap())
+    });
+    match connected.join().unwrap() {
+        None => println!("not root: nobody else asked"),
+        Some(stream) => assert_eq!(reason_of_get_token(stream, &capability), "PEER_NOT_ALLOWED"),
+    }
+    assert_eq!(serve.end_by(Signal::TERM), 0);
+}
+
+/// What GetToken is refused with over this connection.
+fn reason_of_get_token(stream: UnixStream, capability: &str) -> String {
+    use credbroker::proto::{GetTokenRequest, credential_broker_client::CredentialBrokerClient};
+    use hyper_util::rt::TokioIo;
+    use tonic_types::StatusExt as _;
+
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        stream.set_nonblocking(true).unwrap();
+        let mut stream = Some(TokioIo::new(tokio::net::UnixStream::from_std(stream).unwrap()));
+        let once = tower::service_fn(move |_| {
+            let stream = stream.take().ok_or_else(|| std::io::Error::other("one connection"));
+            async { stream }
+        });
+        let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
+        let mut client = CredentialBrokerClient::new(endpoint.connect_with_connector(once).await.unwrap());
+        let mut request = tonic::Request::new(GetTokenRequest {
+            provider: "p".to_owned(),
+            ..GetTokenRequest::default()
+        });
+        let bearer = format!("Bearer {capability}").parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+        let status = client.get_token(request).await.unwrap_err();
+        status.get_details_error_info().unwrap().reason
+    })
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_with_the_way_out() {
     let activated = Activated::new();
     let host = &activated.host;
