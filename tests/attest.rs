@@ -301,3 +301,58 @@ async fn the_record_says_what_connected() {
         assert_eq!(line[field], number, "{field}");
     }
 }
+
+/// Has the system tell this thread, and those that it starts, no more of a peer than uid and pid, as before Linux 6.5.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn tell_no_more_of_peers() {
+    use seccompiler::{
+        SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, apply_filter,
+    };
+    let option = u64::from(libc::SO_PEERPIDFD.unsigned_abs());
+    let asked = SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, option).unwrap();
+    let rules = [(libc::SYS_getsockopt, vec![SeccompRule::new(vec![asked]).unwrap()])];
+    let refusal = SeccompAction::Errno(libc::ENOPROTOOPT.unsigned_abs());
+    let machine = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules.into(), SeccompAction::Allow, refusal, machine).unwrap();
+    let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+    apply_filter(&program).unwrap();
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+#[test]
+fn where_no_more_is_told_of_peers_the_record_lacks_it_and_a_sandbox_of_ones_own_is_not_served() {
+    let less = std::thread::spawn(|| {
+        tell_no_more_of_peers();
+        assert!(credbroker::server::peer::can_pin().is_err());
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let host = Host::new();
+            host.import("p", "", r#"{"access_token":"access-1","expires_in":3600}"#)
+                .await;
+            let running = host.start(Policy::host());
+            let answer = outside(running.socket()).await;
+            assert!(is_served(&answer), "{answer:?}");
+            running.stop().await;
+            let line = host.audit().pop().unwrap();
+            assert_eq!(
+                (&line["operation"], &line["outcome"]),
+                (&"GetToken".into(), &"ok".into())
+            );
+            assert_eq!(line["peer_uid"], rustix::process::geteuid().as_raw());
+            assert!(line["peer_pid"].is_u64(), "{line}");
+            for field in ["peer_exe", "peer_pid_ns", "peer_user_ns", "peer_mnt_ns"] {
+                assert!(line.get(field).is_none(), "{line}");
+            }
+            if !namespaces() {
+                return;
+            }
+            let (_host, running, reveal) = serving_one().await;
+            let sandbox = Sandbox::start("\"$BIN\" token get p", running.socket());
+            reveal.started(sandbox.root());
+            let answer = soon("it ends", sandbox.go()).await;
+            assert!(is_refused(&answer), "{answer:?}");
+            running.stop().await;
+        });
+    });
+    less.join().unwrap();
+}
