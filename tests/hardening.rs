@@ -202,6 +202,52 @@ fn a_serve_opens_nothing_beyond_its_own_directories() {
     assert_eq!(serve.end_by(Signal::TERM), 0);
 }
 
+/// Starts it where the system does not have this call.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn start_without(call: i64, command: Command) -> Running {
+    use seccompiler::{SeccompAction, SeccompFilter, apply_filter};
+    let started = std::thread::spawn(move || {
+        let refusal = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+        let machine = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new([(call, Vec::new())].into(), SeccompAction::Allow, refusal, machine).unwrap();
+        let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+        // For this thread and what it starts.
+        apply_filter(&program).unwrap();
+        Running::start_on(command)
+    });
+    started.join().unwrap()
+}
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+#[test]
+fn what_the_system_lacks_is_warned_of_and_shown_and_the_broker_goes_on() {
+    for (call, name) in [
+        (libc::SYS_landlock_create_ruleset, "landlock"),
+        (libc::SYS_seccomp, "system calls"),
+    ] {
+        let host = Host::with_entry();
+        let log = host.path("log");
+        let mut command = host.command(&["--log-format", "json", "serve"]);
+        command.stderr(fs::File::create(&log).unwrap());
+        let serve = start_without(call, command);
+        let logged = || -> Vec<Value> {
+            let text = fs::read_to_string(&log).unwrap();
+            text.lines().map_while(|line| serde_json::from_str(line).ok()).collect()
+        };
+        let serving = || logged().iter().any(|line| line["fields"]["message"] == "serving");
+        wait_until("it serves", serving);
+        let of_it = |line: &&Value| line["level"] == "WARN" && line["fields"]["protection"] == name;
+        assert_eq!(logged().iter().filter(of_it).count(), 1, "{name}: {:?}", logged());
+        let said = said_of_brokers(&host);
+        let (_, lacking) = said.split_once("; not ").unwrap();
+        assert!(lacking.contains(name), "{said}");
+        let mut client = host.command(&["token", "get", "p"]);
+        client.env("CREDBROKER_SOCKET", host.runtime().join("daemon/sandbox/sock"));
+        assert_eq!(Answer::of(client).succeeded().out, "access-1\n");
+        assert_eq!(serve.end_by(Signal::TERM), 0);
+    }
+}
+
 /// Numbers of descriptors that a child of this process would have, whatever it is: they are not the broker's.
 fn strays() -> BTreeSet<u32> {
     descriptors("self")

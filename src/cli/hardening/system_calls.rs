@@ -236,6 +236,20 @@ mod tests {
             // It would have said that the name space is no descriptor, and what the persona is.
             assert_eq!(code(raw(libc::SYS_setns, -1)), libc::EPERM);
             assert_eq!(code(raw(libc::SYS_personality, 0xffff_ffff)), libc::EPERM);
+            // Nor what the null pointers are for.
+            for call in [
+                libc::SYS_bpf,
+                libc::SYS_perf_event_open,
+                libc::SYS_io_uring_setup,
+                libc::SYS_init_module,
+                libc::SYS_add_key,
+                libc::SYS_keyctl,
+                libc::SYS_ptrace,
+                libc::SYS_mount,
+                libc::SYS_clock_settime,
+            ] {
+                assert_eq!(code(raw(call, 0)), libc::EPERM, "{call}");
+            }
             #[cfg(target_arch = "x86_64")]
             assert!(raw(0x4000_0000 | 520, 0).is_err());
             // Threads, files and sockets are as ever, and threads inherit it.
