@@ -705,6 +705,35 @@ async fn health_tells_the_truth_and_recovers_by_itself() {
 }
 
 #[tokio::test]
+async fn a_broker_that_has_the_identity_of_a_locked_store_reads_on_stores_nothing_and_says_so() {
+    let (host, running, mut stub) = serving(Policy::host()).await;
+    host.import("p", "", &answer("at", 3600)).await;
+    host.set_key("k", "sk-1").await;
+    let mut health = health_stub(running.socket()).await;
+    assert_eq!(token(&mut stub, "p", "").await.unwrap().access_token, "at");
+    let (identity, away) = (host.store().join("identity.txt"), host.dir().join("away"));
+    fs::rename(&identity, &away).unwrap();
+    assert_eq!(checked(&mut health, "").await, ServingStatus::NotServing);
+    // Also what it had not read before.
+    let key = || proto::GetApiKeyRequest { name: "k".into() };
+    assert_eq!(stub.get_api_key(key()).await.unwrap().into_inner().api_key, "sk-1");
+    let saved = stub.save_token(save("p", "", "second")).await;
+    assert_eq!(reason(saved), Reason::StoreLocked);
+    assert_eq!(token(&mut stub, "p", "").await.unwrap().access_token, "at");
+    // One that begins now has nothing.
+    let later = host.start(Policy::host());
+    let mut stranger = support::stub(later.socket()).await;
+    assert_eq!(token(&mut stranger, "p", "").await.unwrap_err(), Reason::StoreLocked);
+    assert_eq!(reason(stranger.get_api_key(key()).await), Reason::StoreLocked);
+    later.stop().await;
+    fs::rename(&away, &identity).unwrap();
+    assert_eq!(checked(&mut health, "").await, ServingStatus::Serving);
+    stub.save_token(save("p", "", "second")).await.unwrap();
+    assert_eq!(token(&mut stub, "p", "").await.unwrap().access_token, "second");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn health_of_an_unknown_service_is_not_found_and_watched_on() {
     let (_host, running, _stub) = serving(Policy::default()).await;
     let mut health = health_stub(running.socket()).await;
