@@ -88,6 +88,21 @@ fn what_clap_and_we_refuse_is_usage_64_on_standard_error() {
 }
 
 #[test]
+fn no_secret_is_taken_from_an_argument() {
+    let host = Host::new();
+    host.run(&["key", "set", "k", "secret"])
+        .failed(64)
+        .saying("unexpected argument");
+    // A file of that name is what it looks for.
+    host.run(&["token", "import", "p", r#"{"access_token":"a"}"#])
+        .failed(65)
+        .saying("give a file");
+    for kind in ["token", "key"] {
+        assert_eq!(host.run(&[kind, "list"]).succeeded().out, "");
+    }
+}
+
+#[test]
 fn a_socket_path_that_the_system_has_no_room_for_is_refused_with_the_limit_and_the_way_out() {
     let host = Host::new();
     let path = host.path(&"x".repeat(120));
@@ -746,6 +761,32 @@ fn audit_lines_that_a_broker_lost_are_told_by_the_status() {
     wait_until("the loss is told", || {
         host.run(&["status", "--json"]).succeeded().err == told
     });
+    assert_eq!(serve.end_by(Signal::TERM), 0);
+}
+
+#[test]
+fn a_right_is_taken_back_by_a_restart_and_not_before() {
+    let host = Host::with_entry();
+    let policy = |rights: &str| {
+        let digest = digest();
+        let content = format!("[sandboxes.a]\ncapability_sha256 = \"{digest}\"\n{rights}\n");
+        host.write("policy.toml", &content)
+    };
+    let get = |serve: &Serve| {
+        let mut client = serve.client(&host, &["token", "get", "p"]);
+        client.env("CREDBROKER_CAPABILITY", DIGITS);
+        Answer::of(client)
+    };
+    let file = policy("allow = [\"p\"]");
+    let serve = Serve::start(&host, &["--policy", &file]);
+    get(&serve).succeeded();
+    policy("");
+    get(&serve).succeeded();
+    assert_eq!(serve.end_by(Signal::TERM), 0);
+    let serve = Serve::start(&host, &["--policy", &file]);
+    get(&serve)
+        .failed(77)
+        .saying("the policy of this sandbox does not allow");
     assert_eq!(serve.end_by(Signal::TERM), 0);
 }
 
