@@ -10,6 +10,7 @@ use std::{
 };
 
 use credbroker::store::{KeyStore, OverCorrupt, TokenStore};
+use data_encoding::{BASE64, HEXLOWER};
 
 use crate::support::{
     SOON, STALE, access, assert_unavailable, decrypt, entry_file, get, key, key_file, lock, name, open, put, secret,
@@ -50,6 +51,61 @@ async fn records_lie_where_the_layout_says_and_have_json_inside() {
     assert_eq!(api_key["name"], "k");
     assert!(root.join("locks/6769742e687562/4d654078.lock").is_file());
     assert!(root.join("locks/keys/6b.lock").is_file());
+}
+
+#[tokio::test]
+async fn without_the_identity_the_files_tell_kinds_names_sizes_and_times_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path();
+    let store = open(root);
+    put(&store, &key("git.hub", "Me@x"), "access-canary").await;
+    KeyStore::write(&store, &name("k"), secret("key-canary"), SOON)
+        .await
+        .unwrap();
+    drop(store);
+    let (entry, api_key) = (entry_file(root, "git.hub", "Me@x"), key_file(root, "k"));
+    // What must not be there: every text and number of both records, their revisions among them, and the identity.
+    let identity = fs::read_to_string(root.join("identity.txt")).unwrap();
+    let mut texts: Vec<String> = identity.split_whitespace().map(str::to_owned).collect();
+    for file in [&entry, &api_key] {
+        let record = decrypt(root, file);
+        texts.extend(record.split(|c: char| "{}[],:\"".contains(c)).map(str::to_owned));
+    }
+    texts.retain(|text| text.len() > 5);
+    for known in ["access-canary", "key-canary", "refresh ", "git.hub", "import"] {
+        assert!(texts.iter().any(|text| text.contains(known)), "{known}: {texts:?}");
+    }
+    let mut sealed = Vec::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for found in fs::read_dir(folder).unwrap() {
+            let path = found.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path != root.join("identity.txt") {
+                let content = fs::read(&path).unwrap();
+                for text in &texts {
+                    for form in [
+                        text.clone(),
+                        BASE64.encode(text.as_bytes()),
+                        HEXLOWER.encode(text.as_bytes()),
+                    ] {
+                        let there = content.windows(form.len()).any(|part| part == form.as_bytes());
+                        assert!(!there, "{} holds {form}", path.display());
+                    }
+                }
+                if path.extension().is_some_and(|extension| extension == "age") {
+                    assert!(content.starts_with(b"age-encryption.org/v1\n-> "), "{}", path.display());
+                    sealed.push(path);
+                } else {
+                    assert_eq!(path.extension().unwrap(), "lock", "{}", path.display());
+                    assert!(content.is_empty(), "{}", path.display());
+                }
+            }
+        }
+    }
+    sealed.sort();
+    assert_eq!(sealed, [api_key, entry]);
 }
 
 #[tokio::test]
