@@ -3,12 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure here is a test's failure")]
 
+mod explained;
+mod sentences;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
+use explained::{OF_THE_README, OF_THE_THREAT_MODEL};
+use sentences::{Sentence, is_shown};
 use sha2::{Digest as _, Sha256};
 
 fn root() -> PathBuf {
@@ -132,12 +137,16 @@ fn named(text: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Whether the text has a test of this name: a function below the attribute that makes it one, or one that a macro makes.
+/// Whether the text has a test of this name: a function below the attribute that makes it one, or one that a macro makes; none
+/// that is only there for another one to run.
 fn has_test(source: &str, name: &str) -> bool {
     let head = format!("fn {name}(");
     let mut parts = source.match_indices(&head).map(|(at, _)| source.split_at(at).0);
     parts.any(|before| {
         let above = before.rsplit("\n\n").next().unwrap_or_default();
+        if above.contains("#[ignore") || above.contains("/// Not a test") {
+            return false;
+        }
         above.contains("test]")
             || above.contains("#[tokio::test")
             || above.contains("#[test")
@@ -178,61 +187,135 @@ fn every_test_that_a_page_names_is_in_the_file_that_it_names() {
     }
 }
 
-/// What is claimed in a table of the threat model has a test of its own, by name; a file alone may hold hundreds.
-#[test]
-fn every_claim_of_the_threat_model_names_a_test() {
-    let text = fs::read_to_string(root().join("THREAT_MODEL.md")).unwrap();
-    let (mut shown_by, mut checked) = (false, 0);
-    for line in text.lines() {
-        if !line.starts_with('|') {
-            shown_by = false;
-        } else if line.ends_with("| shown by |") {
-            shown_by = true;
-        } else if shown_by && !line.starts_with("| ---") {
-            let last = line.trim_end_matches('|').rsplit(" | ").next().unwrap();
-            // In italics: attempts in real sandboxes, each of which has its line in the suite's table.
-            let attempted = last.contains('*') || last.contains("tests/interop/sandboxes/");
-            let by_name =
-                attempted || !named(last).is_empty() || last.contains("clients/") || last.trim() == "as every call";
-            assert!(by_name, "no test is named for: {line}");
-            checked += 1;
-        }
-    }
-    assert!(checked > 60, "only {checked} claims were found");
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap()
 }
 
-/// The promises of the README, by their first words.
-#[test]
-fn every_promise_of_the_readme_has_its_row_in_the_threat_model() {
-    let rows = |page: &str, heading: &str| -> Vec<String> {
-        let text = fs::read_to_string(root().join(page)).unwrap();
-        let (_, after) = text.split_once(heading).unwrap();
-        let rows = after.lines().skip_while(|line| !line.starts_with("| ---")).skip(1);
-        let rows = rows.take_while(|line| line.starts_with('|'));
-        rows.map(|line| line.trim_start_matches("| ").split(" | ").next().unwrap().to_owned())
-            .collect()
+/// Whether a text names what shows it: a test of a file, an attempt in a real sandbox, or a file of a ring or of a client, which
+/// have no names to give. That all of them exist is asked elsewhere.
+fn is_named(text: &str) -> bool {
+    let file = |span: &str| {
+        let of_others = span.starts_with("tests/interop/") || span.starts_with("clients/");
+        of_others && root().join(span).is_file()
     };
-    let promises = rows("README.md", "## What is promised");
-    let shown = rows("THREAT_MODEL.md", "## The promises of the README");
-    assert!(promises.len() >= 10, "{promises:?}");
-    assert_eq!(promises.len(), shown.len(), "{promises:#?}\n{shown:#?}");
-    for (promise, shown) in promises.iter().zip(&shown) {
+    let (prose, code) = (text.split('`').step_by(2), text.split('`').skip(1).step_by(2));
+    let attempt = |prose: &str| prose.replace("**", "").contains('*');
+    !named(text).is_empty() || code.clone().any(file) || prose.clone().any(attempt)
+}
+
+/// Files of Rust tests that a text names without saying which of their tests: there may be hundreds.
+fn bare(text: &str) -> Vec<&str> {
+    let spans = text.split('`').zip(text.split('`').skip(1)).skip(1).step_by(2);
+    let bare = spans.filter(|(span, after)| span.ends_with(".rs") && !after.starts_with(" ("));
+    bare.map(|(span, _)| span).collect()
+}
+
+/// Rows of the tables that say what shows them: the claim and what shows it.
+fn shown_rows(text: &str) -> Vec<(&str, &str)> {
+    let (mut rows, mut shown) = (Vec::new(), false);
+    for line in text.lines() {
+        if !line.starts_with('|') {
+            shown = false;
+        } else if is_shown(line) {
+            shown = true;
+        } else if shown && !line.starts_with("| ---") {
+            let line = line.trim_start_matches("| ").trim_end_matches(" |");
+            rows.push((line.split(" | ").next().unwrap(), line.rsplit(" | ").next().unwrap()));
+        }
+    }
+    rows
+}
+
+#[test]
+fn every_row_of_the_threat_model_names_what_fails_without_it() {
+    let text = page("THREAT_MODEL.md");
+    let rows = shown_rows(&text);
+    assert!(rows.len() > 100, "only {} rows were found", rows.len());
+    for (claim, shown) in rows {
+        assert!(is_named(shown), "no test is named for: {claim}");
+        assert!(bare(shown).is_empty(), "which tests of {:?}: {claim}", bare(shown));
+    }
+}
+
+/// Asks of sentences that name nothing whether each stands in the list, and of the list whether all of it is there.
+fn assert_explained(name: &str, open: &[&Sentence], explained: &[(&str, &[&str])]) {
+    let begins = |sentence: &Sentence, words: &str| sentence.text.starts_with(words);
+    let words = || explained.iter().flat_map(|(_, words)| words.iter());
+    let mut wrong = Vec::new();
+    for sentence in open {
+        if words().filter(|words| begins(sentence, words)).count() != 1 {
+            wrong.push(format!(
+                "no test, and no word of what it is ({}): {}",
+                sentence.section, sentence.text
+            ));
+        }
+    }
+    for words in words() {
+        if open.iter().filter(|sentence| begins(sentence, words)).count() != 1 {
+            wrong.push(format!("not there without a test, or twice: {words}"));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{name}: name the test that fails without it, or say in tests/papers/explained.rs what it is:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn every_sentence_of_the_threat_model_names_what_fails_without_it_or_is_an_explanation() {
+    let text = page("THREAT_MODEL.md");
+    let sentences = sentences::of(&text);
+    let (named, open): (Vec<_>, Vec<_>) = sentences.iter().partition(|sentence| is_named(&sentence.text));
+    assert!(named.len() > 35, "only {} sentences name a test", named.len());
+    for sentence in named {
         assert!(
-            promise.starts_with(shown),
-            "{shown:?} is not how this begins: {promise:?}"
+            bare(&sentence.text).is_empty(),
+            "which tests of these: {:?}",
+            sentence.text
         );
     }
+    assert_explained("THREAT_MODEL.md", &open, OF_THE_THREAT_MODEL);
+}
+
+/// Words that a promise about security hardly does without. What the README says first, and its promises, count anyway.
+const OF_SECURITY: &str = "alone|as you|audit|boundary|cannot|capability|denied|encrypt|harden|key|neither|never|no |nobody|none|not |\
+                          nothing|only|policy|private|protect|read-only|record|refresh token|refuse|right|safe|sandbox|secret|\
+                          secure|serves|stay on|stays|trust|without";
+
+/// Its sentences that have to do with security.
+fn of_the_readme() -> Vec<Sentence> {
+    let mut sentences = sentences::of(&page("README.md"));
+    sentences.retain(|sentence| {
+        let text = sentence.text.to_lowercase();
+        let always = ["credbroker", "What is promised, and what is not"].contains(&&*sentence.section);
+        always || OF_SECURITY.split('|').any(|word| text.contains(word))
+    });
+    sentences
+}
+
+/// Each by its first words, in the README's order, so that whoever reads the one finds the other.
+#[test]
+fn every_promise_of_the_readme_has_its_row_in_the_threat_model() {
+    let text = page("THREAT_MODEL.md");
+    let (_, section) = text.split_once("## The promises of the README").unwrap();
+    let rows: Vec<&str> = shown_rows(section).into_iter().map(|(promise, _)| promise).collect();
+    assert!(rows.len() > 30, "{rows:#?}");
+    let sentences = of_the_readme();
+    let row_of = |sentence: &&Sentence| rows.iter().copied().find(|row| sentence.text.starts_with(row));
+    let (promised, open): (Vec<_>, Vec<_>) = sentences.iter().partition(|sentence| row_of(sentence).is_some());
+    let in_order: Vec<&str> = promised.iter().filter_map(row_of).collect();
+    assert_eq!(
+        rows, in_order,
+        "left: rows, right: how the sentences of the README begin"
+    );
+    assert_explained("README.md", &open, OF_THE_README);
 }
 
 /// What stands in italics there was attempted in real sandboxes, by exactly that name.
 #[test]
 fn every_attempt_that_the_threat_model_names_is_made() {
-    let text = fs::read_to_string(root().join("THREAT_MODEL.md")).unwrap();
-    let section = text
-        .split("\n## ")
-        .find(|section| section.starts_with("Sandboxes\n"))
-        .unwrap();
-    let section = section
+    let section = page("THREAT_MODEL.md")
         .replace("**", "")
         .split_whitespace()
         .collect::<Vec<_>>()
