@@ -228,7 +228,7 @@ async fn broker(home: &Path, commands: mpsc::Receiver<String>) -> Result<()> {
     let listener = std::os::unix::net::UnixListener::bind(&socket)?;
     listener.set_nonblocking(true)?;
     let file = home.join("audit");
-    let (audit, _writer) = Audit::start(Settings::default(), move || {
+    let (audit, _writer) = Audit::start(Settings::without_key(), move || {
         Ok(("audit".into(), fs::File::create_new(&file)?))
     })?;
     let service = generated::CredentialBrokerServer::new(CredentialService::new(broker.clone()));

@@ -40,7 +40,7 @@ pub(super) struct Auditing {
 impl Auditing {
     pub(super) fn start(config: &AuditConfig, broker: &Broker, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
         let directory = config.directory()?.to_owned();
-        let default = Settings::default();
+        let default = Settings::with_key();
         let settings = Settings {
             on_full: match config.on_full {
                 config::OnFull::Serve => OnFull::Serve,
@@ -49,8 +49,8 @@ impl Auditing {
             file_size: config
                 .max_file_mib
                 .map_or(default.file_size, |size| u64::from(size.get()) << 20),
-            keyed: true,
             clock: Arc::clone(&clock),
+            ..default
         };
         let (audit, writer) =
             Audit::start(settings, files(directory, clock)).map_err(system("start the audit writer"))?;

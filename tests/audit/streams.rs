@@ -65,7 +65,7 @@ impl House {
         };
         let settings = Settings {
             on_full: OnFull::Refuse,
-            ..Settings::default()
+            ..Settings::without_key()
         };
         let copy = disk.clone();
         let (audit, writer) = Audit::start(settings, move || Ok(("audit".into(), copy.clone()))).unwrap();

@@ -310,7 +310,7 @@ impl Bench {
     pub(crate) fn around(broker: Broker, admission: Admission) -> Self {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("audit");
-        let (audit, writer) = Audit::start(Settings::default(), move || {
+        let (audit, writer) = Audit::start(Settings::without_key(), move || {
             Ok(("audit".into(), std::fs::File::create_new(&file)?))
         })
         .unwrap();

@@ -68,12 +68,25 @@ pub struct Settings {
     pub clock: Arc<dyn Clock>,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
+impl Settings {
+    /// The usual ones, for a chain under a key, which has to be told ([`KeySlot`]).
+    #[must_use]
+    pub fn with_key() -> Self {
+        Self::new(true)
+    }
+
+    /// The usual ones, for a chain that nobody vouches for: whoever can change it can mend it.
+    #[must_use]
+    pub fn without_key() -> Self {
+        Self::new(false)
+    }
+
+    // There is no default: who forgets the key would have none.
+    fn new(keyed: bool) -> Self {
         Self {
             on_full: OnFull::default(),
             file_size: FILE,
-            keyed: false,
+            keyed,
             clock: Arc::new(SystemClock::new()),
         }
     }

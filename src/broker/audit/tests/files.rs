@@ -45,8 +45,7 @@ fn broker(prefix: &'static str, records: usize, when: Key) -> Disk {
     let mut count = 0;
     let settings = Settings {
         file_size: 4096,
-        keyed: true,
-        ..Settings::default()
+        ..Settings::with_key()
     };
     let (audit, writer) = Audit::start(settings, move || {
         count += 1;

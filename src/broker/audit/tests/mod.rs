@@ -54,7 +54,7 @@ fn record(operation: &str) -> Record {
 fn every_record_is_one_line_of_json_in_order() {
     let sink = Sink::default();
     let copy = sink.clone();
-    let (audit, writer) = Audit::start(Settings::default(), move || Ok(("audit".into(), copy.clone()))).unwrap();
+    let (audit, writer) = Audit::start(Settings::without_key(), move || Ok(("audit".into(), copy.clone()))).unwrap();
     for n in 0..500 {
         audit.record(record(&format!("op{n}")));
     }
@@ -75,7 +75,7 @@ fn what_cannot_be_written_is_counted_and_the_next_record_tries_again() {
     let sink = Sink::default();
     let copy = sink.clone();
     let mut calls = 0;
-    let (audit, writer) = Audit::start(Settings::default(), move || {
+    let (audit, writer) = Audit::start(Settings::without_key(), move || {
         calls += 1;
         if calls == 1 {
             Err(std::io::Error::other("disk full"))
@@ -100,7 +100,7 @@ fn what_does_not_fit_while_the_disk_stands_still_is_counted_and_the_rest_is_writ
     let copy = sink.clone();
     let (opening, opened) = std::sync::mpsc::channel();
     let (go_on, stands_still) = std::sync::mpsc::channel::<()>();
-    let (audit, writer) = Audit::start(Settings::default(), move || {
+    let (audit, writer) = Audit::start(Settings::without_key(), move || {
         opening.send(()).unwrap();
         stands_still.recv().unwrap();
         Ok(("audit".into(), copy.clone()))
@@ -123,7 +123,7 @@ fn what_does_not_fit_while_the_disk_stands_still_is_counted_and_the_rest_is_writ
 
 #[test]
 fn nobody_asked_no_file() {
-    let (audit, writer) = Audit::start(Settings::default(), || -> std::io::Result<(String, Sink)> {
+    let (audit, writer) = Audit::start(Settings::without_key(), || -> std::io::Result<(String, Sink)> {
         panic!("opened")
     })
     .unwrap();

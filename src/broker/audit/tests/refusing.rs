@@ -41,8 +41,7 @@ fn start(on_full: OnFull, room: usize) -> (Small, Audit, AuditWriter) {
     let disk = small.clone();
     let settings = Settings {
         on_full,
-        keyed: true,
-        ..Settings::default()
+        ..Settings::with_key()
     };
     let (audit, writer) = Audit::start(settings, move || Ok(("audit".into(), disk.clone()))).unwrap();
     writer.key_slot().tell(Some(key()));
@@ -100,7 +99,7 @@ async fn where_no_file_can_be_made_the_first_call_is_refused_already() {
     let disk = small.clone();
     let settings = Settings {
         on_full: OnFull::Refuse,
-        ..Settings::default()
+        ..Settings::without_key()
     };
     let (audit, writer) = Audit::start(settings, move || {
         if counting.fetch_add(1, Ordering::SeqCst) < 2 {

@@ -16,10 +16,7 @@ use crate::broker::audit::{
 fn file(records: usize, name: &'static str) -> Vec<u8> {
     let sink = Sink::default();
     let copy = sink.clone();
-    let settings = Settings {
-        keyed: true,
-        ..Settings::default()
-    };
+    let settings = Settings { ..Settings::with_key() };
     let (audit, writer) = Audit::start(settings, move || Ok((name.into(), copy.clone()))).unwrap();
     writer.key_slot().tell(Some(key()));
     for n in 0..records {
@@ -167,7 +164,7 @@ fn who_has_no_key_cannot_make_a_line_nor_a_file() {
     // One that says of itself that it has none is none that can be trusted.
     let sink = Sink::default();
     let copy = sink.clone();
-    let (audit, writer) = Audit::start(Settings::default(), move || Ok(("audit".into(), copy.clone()))).unwrap();
+    let (audit, writer) = Audit::start(Settings::without_key(), move || Ok(("audit".into(), copy.clone()))).unwrap();
     audit.record(record("op"));
     writer.finish();
     assert_eq!(verdict(&sink.0.lock().unwrap().clone()), Verdict::Unkeyed);
