@@ -36,7 +36,7 @@ use crate::{
     clock::Clock,
     credential::{EntryKey, Name},
     oauth::Provider,
-    store::{KeyStore, StoreError, StoreErrors, TokenStore},
+    store::{DerivedKeys, KeyStore, StoreError, StoreErrors, TokenStore},
 };
 use audit::Audit;
 pub use caller::Caller;
@@ -268,14 +268,10 @@ impl Broker {
     /// # Errors
     /// [`StoreError::Locked`]: the identity cannot be had.
     pub async fn audit_keys(&self, make: bool) -> Result<Vec<audit::chain::Key>, StoreError> {
-        let tokens = &self.inner.parts.tokens;
-        let secrets = tokens.derive_keys(audit::chain::KEY_INFO, make).await?;
-        let ids = tokens.derive_keys(audit::chain::KEY_ID_INFO, make).await?;
-        Ok(secrets
-            .into_iter()
-            .zip(&ids)
-            .map(|(secret, id)| audit::chain::Key::new(secret, id))
-            .collect())
+        let infos = [audit::chain::KEY_INFO, audit::chain::KEY_ID_INFO];
+        let derived = self.inner.parts.tokens.derive_keys(infos, make).await?;
+        let key = |[secret, id]: DerivedKeys| audit::chain::Key::new(secret, &id);
+        Ok(derived.into_iter().map(key).collect())
     }
 
     /// Has the broker's health depend on the record of its calls, where nothing happens without one. The first one counts.

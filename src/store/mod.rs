@@ -18,6 +18,9 @@ use zeroize::Zeroizing;
 pub use self::counts::StoreErrors;
 use crate::credential::{EntryKey, Intent, Name, Revision, TokenSet};
 
+/// Two secrets that are derived from one identity.
+pub type DerivedKeys = [Zeroizing<[u8; 32]>; 2];
+
 /// A token set as it is stored.
 #[derive(Debug, Clone)]
 pub struct StoredTokens {
@@ -80,13 +83,14 @@ pub trait TokenStore: Send + Sync + 'static {
     /// Whether the store can be read now and, after a failed write, whether it can be written again.
     async fn check(&self) -> Result<(), StoreError>;
 
-    /// Secrets that are derived from what decrypts the store, one of each identity, for uses of their own: `info` says which.
-    /// The first is that of the identity that comes first. None: nothing is encrypted. The identity itself never leaves.
+    /// Secrets that are derived from what decrypts the store, two of each identity, for uses of their own: `infos` says which.
+    /// Both are of the same identity, also if it is replaced meanwhile. The first pair is that of the identity that comes
+    /// first. None: nothing is encrypted. The identity itself never leaves.
     ///
     /// # Errors
     /// The identity cannot be had. It is made if this is a new store and `make` asks for it; else there is none.
-    async fn derive_keys(&self, info: &'static str, make: bool) -> Result<Vec<Zeroizing<[u8; 32]>>, StoreError> {
-        let _ = (info, make);
+    async fn derive_keys(&self, infos: [&'static str; 2], make: bool) -> Result<Vec<DerivedKeys>, StoreError> {
+        let _ = (infos, make);
         Ok(Vec::new())
     }
 

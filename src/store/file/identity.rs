@@ -38,7 +38,7 @@ use super::{
     durable::{self, AtPath, Directories},
     layout, lock,
 };
-use crate::store::{Operation, StoreError};
+use crate::store::{DerivedKeys, Operation, StoreError};
 
 const FILE: &str = "identity.txt";
 const LOCK: &str = "identity.lock";
@@ -61,17 +61,19 @@ impl Identities {
         &self.all
     }
 
-    /// A secret of each for a use of its own (HKDF-SHA-256, RFC 5869): whoever has it cannot tell the identity.
-    pub(super) fn derive(&self, info: &str) -> Vec<Zeroizing<[u8; 32]>> {
+    /// Two secrets of each for uses of their own (HKDF-SHA-256, RFC 5869): whoever has them cannot tell the identity.
+    pub(super) fn derive(&self, infos: [&str; 2]) -> Vec<DerivedKeys> {
         let derive = |identity: &x25519::Identity| {
             let text = identity.to_string();
-            let mut secret = Zeroizing::new([0; 32]);
             let derived = Hkdf::<Sha256>::new(None, text.expose_secret().as_bytes());
-            #[expect(clippy::expect_used, reason = "HKDF-SHA-256 gives up to 255 times 32 bytes")]
-            derived
-                .expand(info.as_bytes(), &mut *secret)
-                .expect("32 bytes can be derived");
-            secret
+            infos.map(|info| {
+                let mut secret = Zeroizing::new([0; 32]);
+                #[expect(clippy::expect_used, reason = "HKDF-SHA-256 gives up to 255 times 32 bytes")]
+                derived
+                    .expand(info.as_bytes(), &mut *secret)
+                    .expect("32 bytes can be derived");
+                secret
+            })
         };
         self.all.iter().map(derive).collect()
     }

@@ -43,7 +43,6 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use secrecy::SecretString;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use self::{
     blocking::{Doing, LIMIT, off_thread},
@@ -53,8 +52,8 @@ use self::{
     records::{Records, Shared, Trouble},
 };
 use super::{
-    Holder, HolderState, KeyStore, Operation, OverCorrupt, StoreError, StoreErrors, StoredTokens, TokenGuard,
-    TokenStore, queue::Queue,
+    DerivedKeys, Holder, HolderState, KeyStore, Operation, OverCorrupt, StoreError, StoreErrors, StoredTokens,
+    TokenGuard, TokenStore, queue::Queue,
 };
 use crate::credential::{EntryKey, Name};
 
@@ -197,11 +196,11 @@ impl TokenStore for FileStore {
         self.errors.count(Operation::Write, probed.await)
     }
 
-    async fn derive_keys(&self, info: &'static str, make: bool) -> Result<Vec<Zeroizing<[u8; 32]>>, StoreError> {
+    async fn derive_keys(&self, infos: [&'static str; 2], make: bool) -> Result<Vec<DerivedKeys>, StoreError> {
         let look = if make { Look::Make } else { Look::Current };
         let identities = self.shared.identity.get(look, Instant::now() + LIMIT).await;
         let identities = self.errors.count(Operation::Open, identities)?;
-        Ok(identities.map_or_else(Vec::new, |identities| identities.derive(info)))
+        Ok(identities.map_or_else(Vec::new, |identities| identities.derive(infos)))
     }
 
     fn errors(&self) -> Option<&StoreErrors> {
