@@ -2,7 +2,7 @@
 
 use std::{
     fs::{DirBuilder, File, OpenOptions},
-    io,
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::Arc,
@@ -16,14 +16,18 @@ use super::{StartError, system};
 use crate::{
     broker::{
         Broker,
-        audit::{Audit, AuditWriter, KeySlot, OnFull, Settings},
+        audit::{Audit, AuditWriter, KeySlot, OnFull, Settings, chain::Key},
     },
     clock::Clock,
     config::{self, AuditConfig},
+    store::StoreError,
 };
 
-/// How soon a store whose identity could not be had is asked again.
+/// How soon a store whose identity could not be had is asked again; then after twice as long each time, because a command that
+/// gives the identity may ask a person.
 const AGAIN: Duration = Duration::from_secs(11);
+/// But it is asked so often.
+const SELDOM: Duration = Duration::from_secs(600);
 /// How long the end of the broker waits for the identity, so that a short life is recorded under it, too.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
@@ -55,7 +59,12 @@ impl Auditing {
         let (audit, writer) =
             Audit::start(settings, files(directory, clock)).map_err(system("start the audit writer"))?;
         broker.depends_on(audit.clone());
-        let key = tokio::spawn(tell_key(writer.wants_key(), writer.key_slot(), broker.clone()));
+        let broker = broker.clone();
+        let ask = move || {
+            let broker = broker.clone();
+            async move { broker.audit_keys(true).await }
+        };
+        let key = tokio::spawn(tell_key(writer.wants_key(), writer.key_slot(), ask));
         Ok(Self { audit, writer, key })
     }
 
@@ -73,9 +82,9 @@ impl Auditing {
     }
 }
 
-/// Makes this process's audit files: time and pid are their names, or the next microsecond where there is such a file already. Each is locked for as long as it is written, so that who
-/// reads it knows whether more is to come.
-fn files(dir: PathBuf, clock: Arc<dyn Clock>) -> impl FnMut() -> io::Result<(String, File)> + Send {
+/// Makes this process's audit files: time and pid are their names, or the next microsecond where there is such a file already.
+/// Each is locked for as long as it is written, so that who reads it knows whether more is to come.
+fn files(dir: PathBuf, clock: Arc<dyn Clock>) -> impl FnMut() -> io::Result<(String, Locked)> + Send {
     move || {
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
         let now = clock.now().wall;
@@ -91,29 +100,65 @@ fn files(dir: PathBuf, clock: Arc<dyn Clock>) -> impl FnMut() -> io::Result<(Str
             })
             .find(|made| !matches!(made, Err(error) if error.kind() == io::ErrorKind::AlreadyExists))
             .unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::AlreadyExists)))?;
-        lock(&file);
-        Ok((name, file))
+        Ok((name, Locked::new(file)))
     }
 }
 
-/// Who just looks whether it is locked holds it for a moment.
-fn lock(file: &File) {
-    let mut tries = 0..10;
-    while let Err(error) = flock(file, FlockOperation::NonBlockingLockExclusive) {
-        if tries.next().is_none() {
-            tracing::warn!(%error, "the audit file cannot be locked: who reads it takes this broker for a dead one");
-            return;
+/// A file that is locked, or is to be as soon as whoever else has locked it lets go.
+struct Locked {
+    file: File,
+    locked: bool,
+}
+
+impl Locked {
+    /// Who just looks whether it is locked holds it for a moment.
+    fn new(file: File) -> Self {
+        let mut locked = Self { file, locked: false };
+        for _ in 0..10 {
+            if locked.lock().is_ok() {
+                return locked;
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
-        std::thread::sleep(Duration::from_millis(2));
+        if let Err(error) = locked.lock() {
+            tracing::warn!(
+                %error,
+                "the audit file cannot be locked: until it can, who reads it takes this broker for a dead one"
+            );
+        }
+        locked
+    }
+
+    fn lock(&mut self) -> rustix::io::Result<()> {
+        flock(&self.file, FlockOperation::NonBlockingLockExclusive)?;
+        self.locked = true;
+        Ok(())
+    }
+}
+
+impl Write for Locked {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+        if !self.locked && self.lock().is_ok() {
+            tracing::info!("the audit file is locked now");
+        }
+        self.file.write(octets)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
 /// Tells the key once somebody wants it, and goes on asking for one that cannot be had yet.
-async fn tell_key(wanted: impl Future<Output = ()>, slot: KeySlot, broker: Broker) {
+async fn tell_key<A>(wanted: impl Future<Output = ()>, slot: KeySlot, mut ask: impl FnMut() -> A)
+where
+    A: Future<Output = Result<Vec<Key>, StoreError>>,
+{
     wanted.await;
     let mut warned = false;
+    let mut pause = AGAIN;
     loop {
-        match broker.audit_keys(true).await {
+        match ask().await {
             Ok(keys) => return slot.tell(keys.into_iter().next()),
             Err(error) => {
                 if !std::mem::replace(&mut warned, true) {
@@ -126,7 +171,8 @@ async fn tell_key(wanted: impl Future<Output = ()>, slot: KeySlot, broker: Broke
                 slot.tell(None);
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(SELDOM);
     }
 }
 
@@ -134,8 +180,53 @@ async fn tell_key(wanted: impl Future<Output = ()>, slot: KeySlot, broker: Broke
 mod tests {
     use std::collections::BTreeSet;
 
+    use tokio::time::Instant;
+    use zeroize::Zeroizing;
+
     use super::*;
     use crate::clock::Now;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_stays_locked_is_asked_ever_more_seldom_until_it_opens() {
+        let (_audit, writer) = Audit::start(Settings::with_key(), || Ok(("audit".into(), io::sink()))).unwrap();
+        let began = Instant::now();
+        let mut asked = Vec::new();
+        let ask = || {
+            asked.push(began.elapsed().as_secs());
+            let opens = asked.len() == 9;
+            async move {
+                if opens {
+                    return Ok(vec![Key::new(Zeroizing::new([7; 32]), &[9; 32])]);
+                }
+                Err(StoreError::Locked { mend: String::new() })
+            }
+        };
+        tell_key(async {}, writer.key_slot(), ask).await;
+        let pauses: Vec<u64> = asked.windows(2).map(|two| two[1] - two[0]).collect();
+        assert_eq!(pauses, [11, 22, 44, 88, 176, 352, 600, 600]);
+        writer.finish();
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_had_locked_is_locked_with_the_next_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit");
+        let file = File::create_new(&path).unwrap();
+        let reader = File::open(&path).unwrap();
+        let is_live = || {
+            let other = File::open(&path).unwrap();
+            flock(&other, FlockOperation::NonBlockingLockShared).is_err()
+        };
+        flock(&reader, FlockOperation::LockShared).unwrap();
+        let mut audit = Locked::new(file);
+        audit.write_all(b"one\n").unwrap();
+        assert!(!is_live());
+        drop(reader);
+        assert!(!is_live());
+        audit.write_all(b"two\n").unwrap();
+        assert!(is_live());
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\n");
+    }
 
     /// A clock that stands still.
     struct Still;
