@@ -29,6 +29,7 @@ use super::{
     metrics::Calls,
     peer::{AllowedPeers, Describer, OnlySandbox, Peer, Pinned, Verdict},
     recorded::Recorded,
+    refusals::RefusedCalls,
     routes::{CREDENTIALS, Routes, SECRETS},
     serve::DRAIN,
     single::OneMessage,
@@ -69,7 +70,14 @@ pub struct Layers {
 struct Shared {
     allowed: AllowedPeers,
     admission: Admission,
-    record: Option<(Audit, Arc<dyn Clock>)>,
+    record: Option<Recording>,
+}
+
+/// Where calls are written down.
+struct Recording {
+    audit: Audit,
+    clock: Arc<dyn Clock>,
+    refusals: Arc<RefusedCalls>,
 }
 
 impl Layers {
@@ -82,6 +90,11 @@ impl Layers {
         record: Option<(Audit, Arc<dyn Clock>)>,
     ) -> Self {
         let limits = Limits::default();
+        let record = record.map(|(audit, clock)| Recording {
+            refusals: RefusedCalls::new(audit.clone()),
+            audit,
+            clock,
+        });
         Self {
             shared: Arc::new(Shared {
                 allowed,
@@ -123,6 +136,13 @@ impl Layers {
             limits,
             rate: Arc::new(SocketRate::new(&limits)),
             ..self
+        }
+    }
+
+    /// Writes down what is only counted so far. To be called when no more calls come.
+    pub(super) fn tell_rest(&self) {
+        if let Some(record) = &self.shared.record {
+            record.refusals.tell_rest();
         }
     }
 
@@ -215,7 +235,7 @@ impl ConnectionLayers {
         method: &str,
         request: &Request<B>,
         rate: Result<(), Error>,
-        recorded: Option<&Recorded>,
+        recorded: &mut Option<Recorded>,
     ) -> Result<Passed, Error> {
         let Shared { allowed, admission, .. } = &*self.layers.shared;
         let peer = allowed.check(self.connection.peer())?;
@@ -229,11 +249,14 @@ impl ConnectionLayers {
             Kind::Companion => nobody(),
             Kind::Own => {
                 let caller = admission.admit(request.headers(), peer)?;
+                if let Some(recorded) = recorded {
+                    recorded.caller(&caller);
+                }
                 self.connection.rates().check_socket(&self.layers.rate)?;
                 caller
             }
         };
-        recorded.map_or(Ok(()), Recorded::check)?;
+        recorded.as_ref().map_or(Ok(()), Recorded::check)?;
         Ok(Passed { caller, stream })
     }
 
@@ -245,21 +268,21 @@ impl ConnectionLayers {
     ) -> (Response<Body>, Option<OpenStream>) {
         let mut recorded = self.recorded(method).await;
         let over = rate.is_err();
-        let (response, stream) = match self.check(method, &request, rate, recorded.as_ref()) {
+        let (response, stream) = match self.check(method, &request, rate, &mut recorded) {
             Err(error) => {
-                // What is held back is the answer, not the request.
+                // What is held back is the answer, not the request, nor its place in the record.
                 drop(request);
+                if let Some(recorded) = recorded.take() {
+                    recorded.refused(&error);
+                }
                 hold(over).await;
                 (status::from_error(&error).into_http(), None)
             }
             Ok(Passed { mut caller, stream }) => {
-                if let Some(recorded) = &mut recorded {
-                    recorded.caller(&caller);
-                    if delivers_many(method)
-                        && let Some((_, clock)) = &self.layers.shared.record
-                    {
-                        caller.journal = recorded.journal(Arc::clone(clock));
-                    }
+                if delivers_many(method)
+                    && let (Some(recorded), Some(record)) = (&recorded, &self.layers.shared.record)
+                {
+                    caller.journal = recorded.journal(Arc::clone(&record.clock));
                 }
                 request.extensions_mut().insert(caller);
                 (catch_panic(pin!(self.serve(method, request))).await, stream)
@@ -334,7 +357,7 @@ impl ConnectionLayers {
         if operation == "GetServerInfo" {
             return None;
         }
-        let (audit, clock) = self.layers.shared.record.as_ref()?;
+        let Recording { audit, clock, refusals } = self.layers.shared.record.as_ref()?;
         let peer = self.connection.peer();
         let record = Record {
             time: clock.now().wall,
@@ -346,12 +369,12 @@ impl ConnectionLayers {
                 .described()
                 .and_then(|described| described.facts.clone()),
             // The name comes from the wire: it is bounded and escaped before it is written anywhere.
-            operation: operation.chars().take(64).flat_map(char::escape_default).collect(),
+            operation: operation.chars().flat_map(char::escape_default).take(64).collect(),
             subject: None,
             outcome: "cancelled",
             reason: None,
         };
-        Some(Recorded::new(audit.clone(), record).await)
+        Some(Recorded::new(audit.clone(), Arc::clone(refusals), record).await)
     }
 }
 

@@ -12,6 +12,7 @@ mod limits;
 pub mod metrics;
 pub mod peer;
 mod recorded;
+mod refusals;
 mod routes;
 pub mod serve;
 mod single;

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
+use tonic::Status;
 use tonic_types::StatusExt as _;
 
-use super::complete;
+use super::{
+    complete,
+    refusals::{RefusedCalls, is_about_nothing_done},
+};
 use crate::{
     broker::{
         Caller, Error,
@@ -13,12 +17,14 @@ use crate::{
         journal::Journal,
     },
     clock::Clock,
+    reason::Reason,
     service::status,
 };
 
 /// A record in the making. If the caller goes away first, the drop writes it as `cancelled`.
 pub(super) struct Recorded {
     audit: Audit,
+    refusals: Arc<RefusedCalls>,
     /// Where it goes.
     place: Result<Place, Full>,
     record: Option<Record>,
@@ -26,10 +32,11 @@ pub(super) struct Recorded {
 
 impl Recorded {
     /// Its room in the queue is taken before anything else of the call happens.
-    pub(super) async fn new(audit: Audit, record: Record) -> Self {
+    pub(super) async fn new(audit: Audit, refusals: Arc<RefusedCalls>, record: Record) -> Self {
         let place = audit.reserve().await;
         Self {
             audit,
+            refusals,
             place,
             record: Some(record),
         }
@@ -58,22 +65,43 @@ impl Recorded {
         Journal::new(self.audit.clone(), clock, record.clone())
     }
 
+    /// The call is refused before anything of it happens. This is written now, not when the caller has heard it: if it goes away
+    /// before, it was refused all the same.
+    pub(super) fn refused(mut self, error: &Error) {
+        let reason = error.reason();
+        self.failed(Some(reason.as_str().to_owned()), Some(reason));
+    }
+
     pub(super) fn answered(mut self, headers: &HeaderMap) {
         let Some(record) = &mut self.record else { return };
         match complete::failure(headers) {
             None => record.outcome = "ok",
             Some(failure) => {
-                record.outcome = "error";
-                record.reason = failure
-                    .get_details_error_info()
-                    .or_else(|| {
-                        let completed = status::complete(&failure, "");
-                        completed.get_details_error_info()
-                    })
-                    .map(|info| info.reason);
+                let reason = reason(&failure);
+                let refusal = reason.as_deref().and_then(is_about_nothing_done);
+                self.failed(reason, refusal);
             }
         }
     }
+
+    /// `refusal`: nothing was done, so that it may be one of too many to be told singly.
+    fn failed(&mut self, reason: Option<String>, refusal: Option<Reason>) {
+        let Some(mut record) = self.record.take() else { return };
+        record.outcome = "error";
+        record.reason = reason;
+        // Where there is no place for a record, it is counted as that.
+        if self.place.is_err() || !refusal.is_some_and(|reason| self.refusals.count(&record, reason)) {
+            self.record = Some(record);
+        }
+    }
+}
+
+/// The reason of a failure, also of one that tonic made.
+fn reason(failure: &Status) -> Option<String> {
+    let info = failure
+        .get_details_error_info()
+        .or_else(|| status::complete(failure, "").get_details_error_info());
+    info.map(|info| info.reason)
 }
 
 impl Drop for Recorded {

@@ -109,6 +109,8 @@ pub async fn serve(
     if tokio::time::timeout(DRAIN + FLUSH, drained).await.is_err() {
         tracing::warn!(open = connections.len(), "connections did not end in time and are cut");
     }
+    drop(connections);
+    layers.tell_rest();
     Ok(())
 }
 

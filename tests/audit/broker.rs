@@ -232,6 +232,38 @@ fn control_characters_in_a_record_do_not_reach_the_terminal() {
 }
 
 #[test]
+fn refused_calls_that_are_only_counted_are_shown_by_sandbox_and_reason() {
+    let host = Host::new();
+    let lines = [
+        r#"{"n":2,"time":"2026-01-31T09:00:00Z","sandbox":"agent","operation":"GetToken","provider":"p","bucket":"default","outcome":"ok"}"#,
+        r#"{"n":3,"event":"refusals","time":"2026-01-31T09:00:01Z","until":"2026-01-31T09:00:01.9Z","sandbox":"","calls":{"RATE_LIMITED":23456,"UNAUTHENTICATED":60}}"#,
+        r#"{"n":4,"event":"refusals","time":"2026-01-31T09:00:02Z","until":"2026-01-31T09:00:03Z","sandbox":"agent","calls":{"TOO_MANY_SESSIONS":7}}"#,
+    ];
+    let file = host.write("counts.jsonl", &lines.map(|line| format!("{line}\n")).concat());
+    let show = |more: &[&str]| {
+        let out = host.run(&[&["audit", "show", &file], more].concat()).succeeded().out;
+        out.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let counted = [
+        "2026-01-31 09:00:01 -        -       23456 calls   RATE_LIMITED within 0.9 s",
+        "2026-01-31 09:00:01 -        -       60 calls      UNAUTHENTICATED within 0.9 s",
+        "2026-01-31 09:00:02 agent    -       7 calls       TOO_MANY_SESSIONS within 1.0 s",
+    ];
+    assert_eq!(show(&[])[1..], counted);
+    assert_eq!(show(&["--failed"]), counted);
+    assert_eq!(show(&["--sandbox", "agent"])[1..], counted[2..]);
+    assert_eq!(show(&["--sandbox", ""]), counted[..2]);
+    assert_eq!(show(&["--entry", "p"]).len(), 1);
+    // By when the last of them came.
+    assert_eq!(show(&["--since", "2026-01-31T09:00:02.5Z"]), counted[2..]);
+    let json = host
+        .run(&["audit", "show", "--json", "--failed", &file])
+        .succeeded()
+        .out;
+    assert_eq!(json.lines().collect::<Vec<_>>(), lines[1..]);
+}
+
+#[test]
 fn another_identity_is_told_from_tampering_and_the_old_one_verifies() {
     let host = Host::with_entry();
     three_calls(&host, Signal::TERM);

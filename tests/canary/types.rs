@@ -96,7 +96,7 @@ const ENVOYS: [&str; 6] = [
 /// Those that have no place for one: names, times, counts, paths, digests, and words that were checked or fixed.
 const HOLD_NONE: &str = "
     broker/audit/chain.rs Link
-    broker/audit/line.rs PeerFacts Record
+    broker/audit/line.rs PeerFacts Record Refusals
     broker/audit/mod.rs Audit AuditWriter Full KeySlot OnFull Place Settings
     broker/audit/series.rs Found Judged Lock Verdict
     broker/audit/verify.rs Checked End Fault SealedBy Wrong

@@ -3,7 +3,10 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::{fs::DirBuilderExt as _, net::UnixStream},
+    os::unix::{
+        fs::{DirBuilderExt as _, PermissionsExt as _},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -33,6 +36,15 @@ impl Broker {
 
     /// A broker with this `config.toml`.
     pub(crate) async fn start_with(config: &str) -> Self {
+        Self::start_for(config, None).await
+    }
+
+    /// The same, for whoever shows this capability.
+    pub(crate) async fn start_guarded(config: &str, capability: &str) -> Self {
+        Self::start_for(config, Some(capability)).await
+    }
+
+    async fn start_for(config: &str, capability: Option<&str>) -> Self {
         let home = tempfile::Builder::new().prefix("cb").tempdir_in("/tmp").unwrap();
         let directory = |name: &str| {
             let path = home.path().join(name);
@@ -62,10 +74,14 @@ impl Broker {
         let token = br#"{"access_token": "a", "token_type": "Bearer"}"#;
         import.stdin.take().unwrap().write_all(token).unwrap();
         assert!(import.wait().unwrap().success());
-        let child = command(&["serve", "--socket", socket.to_str().unwrap()])
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut serve = command(&["serve", "--socket", socket.to_str().unwrap()]);
+        if let Some(capability) = capability {
+            let file = home.path().join("capability");
+            fs::write(&file, capability).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+            serve.arg("--capability-file").arg(file);
+        }
+        let child = serve.stderr(Stdio::null()).spawn().unwrap();
         let broker = Self { child, socket, home };
         for _ in 0..500 {
             if UnixStream::connect(&broker.socket).is_ok() {
@@ -88,6 +104,23 @@ impl Broker {
             kib: line.split_whitespace().nth(1).unwrap().parse().unwrap(),
             descriptors: fs::read_dir(proc.join("fd")).unwrap().count(),
         }
+    }
+
+    /// The files of its audit.
+    pub(crate) fn audit_files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.home.path().join(".local/state/credbroker/audit")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// What `audit verify` says of them.
+    pub(crate) fn verify(&self) -> std::process::Output {
+        Command::new(env!("CARGO_BIN_EXE_credbroker"))
+            .env_clear()
+            .env("HOME", self.home.path())
+            .env("XDG_RUNTIME_DIR", self.home.path().join("run"))
+            .args(["audit", "verify"])
+            .output()
+            .unwrap()
     }
 
     /// Asks it to stop, as a service manager does.

@@ -18,6 +18,7 @@ mod floods;
 mod honest;
 mod junk;
 mod rates;
+mod records;
 mod siege;
 mod slow;
 mod starvation;

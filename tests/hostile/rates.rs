@@ -27,7 +27,7 @@ pub(crate) async fn channel(broker: &Broker) -> Channel {
         .unwrap()
 }
 
-fn reason(status: &Status) -> String {
+pub(crate) fn reason(status: &Status) -> String {
     status.get_details_error_info().unwrap().reason
 }
 

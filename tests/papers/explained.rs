@@ -57,6 +57,8 @@ pub(crate) const OF_THE_THREAT_MODEL: &[(&str, &[&str])] = &[
             "A socket of systemd's is as private as its unit makes it;",
             "Without a capability (`serve` without `--capability-file` or `--policy`) whoever",
             "It waits longer, by what one core can be kept busy with.",
+            "Who may ask can fill the disk with answers.",
+            "Each has its line, up to 600 calls a second",
             "A sandbox that starts hundreds of processes with one connection each",
             "It is one more way of passing on what a sandbox may pass on anyway",
             "Containers have the network that podman or docker give them.",

@@ -1,6 +1,6 @@
 //! The lines of the record: one JSON object each, in the order of the fields.
 
-use std::{io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -27,10 +27,49 @@ pub struct Record {
     pub operation: String,
     /// What the call is about, as far as it said so.
     pub subject: Option<Subject>,
-    /// `ok`, `error` or `cancelled` (the caller went away before the answer).
+    /// `ok`, `error` or `cancelled` (the caller went away before the answer); of what went on after a `cancelled`, in a line of
+    /// its own, `done` or `failed`.
     pub outcome: &'static str,
     /// The reason of an error.
     pub reason: Option<String>,
+}
+
+/// Calls that were refused before anything happened and that have no lines of their own, because there are too many.
+#[derive(Debug, Clone)]
+pub struct Refusals {
+    /// When the first of them began.
+    pub time: Timestamp,
+    /// When the last of them began.
+    pub until: Timestamp,
+    /// The principal. `None`: they were refused before it was known.
+    pub sandbox: Option<Arc<str>>,
+    /// How many there were, by reason.
+    pub calls: BTreeMap<&'static str, u64>,
+}
+
+impl Refusals {
+    /// How many calls they are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.calls.values().fold(0, |sum, calls| sum.saturating_add(*calls))
+    }
+}
+
+/// What waits to be written: one line each.
+#[derive(Debug, Clone)]
+pub(super) enum Entry {
+    Call(Record),
+    Refusals(Refusals),
+}
+
+impl Entry {
+    /// How many calls it tells of that did not end with `ok`. What became of them afterwards does not count again.
+    pub(super) fn failed_calls(&self) -> u64 {
+        match self {
+            Self::Call(record) => u64::from(!matches!(record.outcome, "ok" | "done" | "failed")),
+            Self::Refusals(refusals) => refusals.count(),
+        }
+    }
 }
 
 /// What the system shows of the process that connected, at that time. Nothing is decided by it: a sandbox chooses the names
@@ -147,6 +186,14 @@ pub(super) enum Event<'a> {
         /// Calls that were refused because no record could be kept.
         refused: u64,
     },
+    /// Calls that were refused, and are only counted.
+    Refusals {
+        time: Timestamp,
+        until: Timestamp,
+        /// Empty: it was not known.
+        sandbox: &'a str,
+        calls: &'a BTreeMap<&'static str, u64>,
+    },
     /// The file ends.
     End {
         time: Timestamp,
@@ -174,9 +221,20 @@ struct Numbered<'a> {
     event: &'a Event<'a>,
 }
 
-/// Appends a record, ready to be sealed.
-pub(super) fn record(lines: &mut Vec<u8>, n: u64, record: &Record) -> io::Result<()> {
-    open_ended(lines, &Line::new(n, record))
+/// Appends what waited, ready to be sealed.
+pub(super) fn entry(lines: &mut Vec<u8>, n: u64, entry: &Entry) -> io::Result<()> {
+    match entry {
+        Entry::Call(record) => open_ended(lines, &Line::new(n, record)),
+        Entry::Refusals(refusals) => {
+            let told = Event::Refusals {
+                time: refusals.time,
+                until: refusals.until,
+                sandbox: refusals.sandbox.as_deref().unwrap_or_default(),
+                calls: &refusals.calls,
+            };
+            event(lines, n, &told)
+        }
+    }
 }
 
 /// Appends an event, ready to be sealed.

@@ -31,7 +31,8 @@ pub mod verify;
 mod writer;
 
 use chain::Key;
-pub use line::{PeerFacts, Record};
+use line::Entry;
+pub use line::{PeerFacts, Record, Refusals};
 
 /// How many records may wait for the disk. At the highest rate that was ever measured, a disk may stand still for a
 /// quarter of a second; at the default rate of a socket, for half a minute.
@@ -158,7 +159,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    records: Vec<Record>,
+    waiting: Vec<Entry>,
     /// Places of calls that are under way.
     reserved: usize,
     writer: Writer,
@@ -170,7 +171,7 @@ struct Queue {
 
 impl Queue {
     fn is_full(&self) -> bool {
-        self.records.len() + self.reserved >= QUEUE
+        self.waiting.len() + self.reserved >= QUEUE
     }
 }
 
@@ -286,13 +287,20 @@ impl Audit {
         if place.0.take().is_some() {
             queue.reserved -= 1;
         }
-        shared.push(queue, record);
+        shared.push(queue, Entry::Call(record));
     }
 
     /// Hands over a record that nobody relies on. Never waits for the disk; a full queue loses the record and counts it.
     pub fn record(&self, record: Record) {
         let shared = &*self.sender.0;
-        shared.push(shared.queue(), record);
+        shared.push(shared.queue(), Entry::Call(record));
+    }
+
+    /// Hands over what is told of calls that have no records of their own. Never waits for the disk; if it cannot be written,
+    /// the file tells how many they were.
+    pub fn refusals(&self, refusals: Refusals) {
+        let shared = &*self.sender.0;
+        shared.push(shared.queue(), Entry::Refusals(refusals));
     }
 
     /// Hands over the record of what is about to be delivered.
@@ -305,7 +313,7 @@ impl Audit {
             OnFull::Serve => shared.queue(),
             OnFull::Refuse => shared.room()?,
         };
-        shared.push(queue, record);
+        shared.push(queue, Entry::Call(record));
         Ok(())
     }
 
@@ -393,20 +401,18 @@ impl Shared {
         Ok(queue)
     }
 
-    fn push(&self, mut queue: MutexGuard<'_, Queue>, record: Record) {
-        if record.outcome != "ok" {
-            self.failed_calls.fetch_add(1, Ordering::Relaxed);
-        }
+    fn push(&self, mut queue: MutexGuard<'_, Queue>, entry: Entry) {
+        self.failed_calls.fetch_add(entry.failed_calls(), Ordering::Relaxed);
         if queue.finished || queue.is_full() {
             drop(queue);
-            self.lose(1);
+            self.lose(&[entry]);
             return;
         }
-        queue.records.push(record);
+        queue.waiting.push(entry);
         let wants_key = matches!(queue.key, Told::Nothing);
         let wanted = match queue.writer {
             Writer::Busy => false,
-            Writer::Pauses => queue.records.len() == PLENTY,
+            Writer::Pauses => queue.waiting.len() == PLENTY,
             Writer::Waits => true,
         };
         if wanted {
@@ -423,8 +429,19 @@ impl Shared {
         }
     }
 
-    fn lose(&self, lines: usize) {
-        let lines = u64::try_from(lines).unwrap_or(u64::MAX);
+    /// These cannot be written. Of refused calls nothing is lost but the reasons: the file tells how many had no record.
+    fn lose(&self, entries: &[Entry]) {
+        for entry in entries {
+            match entry {
+                Entry::Call(_) => self.lose_lines(1),
+                Entry::Refusals(refusals) => {
+                    self.untold_refused.fetch_add(refusals.count(), Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    fn lose_lines(&self, lines: u64) {
         self.lost.fetch_add(lines, Ordering::Relaxed);
         self.untold_lost.fetch_add(lines, Ordering::Relaxed);
     }

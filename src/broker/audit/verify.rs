@@ -3,6 +3,7 @@
 //! It works on the bytes of the lines, one at a time, whatever a file holds and however large it is.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     io::{self, BufRead},
 };
@@ -46,6 +47,8 @@ pub struct Checked {
     pub lost: u64,
     /// How many calls it says were refused without a record.
     pub refused: u64,
+    /// How many refused calls it tells by their number alone.
+    pub counted: u64,
     /// What does not fit together; at most twenty are told.
     pub faults: Vec<Fault>,
 }
@@ -142,6 +145,7 @@ struct Said {
     records: Option<u64>,
     lost: Option<u64>,
     refused: Option<u64>,
+    calls: Option<BTreeMap<String, u64>>,
 }
 
 #[derive(Deserialize)]
@@ -203,6 +207,7 @@ impl<'k> Reading<'k> {
                 records: 0,
                 lost: 0,
                 refused: 0,
+                counted: 0,
                 faults: Vec::new(),
             },
         }
@@ -258,6 +263,11 @@ impl<'k> Reading<'k> {
             Some("gap") => {
                 self.checked.lost = self.checked.lost.saturating_add(said.lost.unwrap_or(0));
                 self.checked.refused = self.checked.refused.saturating_add(said.refused.unwrap_or(0));
+            }
+            Some("refusals") => {
+                for calls in said.calls.unwrap_or_default().into_values() {
+                    self.checked.counted = self.checked.counted.saturating_add(calls);
+                }
             }
             Some("end") => {
                 self.checked.end = End::Closed;

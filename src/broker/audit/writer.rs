@@ -13,9 +13,9 @@ use std::{
 use data_encoding::BASE64URL_NOPAD;
 
 use super::{
-    Disk, OnFull, PAUSE, PLENTY, Record, Shared, Told, Writer,
+    Disk, OnFull, PAUSE, PLENTY, Shared, Told, Writer,
     chain::{Chain, Key, Link},
-    line::{self, Event, Previous},
+    line::{self, Entry, Event, Previous},
 };
 
 /// How many lines go out in one write.
@@ -26,26 +26,26 @@ const RETRY: Duration = Duration::from_millis(250);
 const LAST_RETRIES: u32 = 4;
 
 impl Shared {
-    /// Puts what waits to be written into `records`, which is empty, as soon as there is something; `false`: nothing comes
+    /// Puts what waits to be written into `entries`, which is empty, as soon as there is something; `false`: nothing comes
     /// any more. `pause`: to be left alone for a while before.
-    fn take(&self, records: &mut Vec<Record>, pause: bool) -> bool {
+    fn take(&self, entries: &mut Vec<Entry>, pause: bool) -> bool {
         let mut queue = self.queue();
         if pause {
             queue.writer = Writer::Pauses;
             let waited = self
                 .wake
-                .wait_timeout_while(queue, PAUSE, |queue| !queue.finished && queue.records.len() < PLENTY);
+                .wait_timeout_while(queue, PAUSE, |queue| !queue.finished && queue.waiting.len() < PLENTY);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.writer = Writer::Waits;
         let waited = self.wake.wait_while(queue, |queue| {
-            let ready = !queue.records.is_empty() && !matches!(queue.key, Told::Nothing);
+            let ready = !queue.waiting.is_empty() && !matches!(queue.key, Told::Nothing);
             !queue.finished && !ready
         });
         queue = waited.unwrap_or_else(PoisonError::into_inner);
         queue.writer = Writer::Busy;
-        mem::swap(&mut queue.records, records);
-        !records.is_empty()
+        mem::swap(&mut queue.waiting, entries);
+        !entries.is_empty()
     }
 
     /// Waits for the key, or for what stands for it.
@@ -72,36 +72,41 @@ impl Shared {
             // The first call finds a file that takes lines, or is refused.
             self.write(&[], &mut files);
         }
-        let mut records = Vec::new();
+        let mut entries = Vec::new();
         let mut pause = false;
-        while self.take(&mut records, pause) {
-            self.write(&records, &mut files);
-            records.clear();
+        while self.take(&mut entries, pause) {
+            self.write(&entries, &mut files);
+            entries.clear();
             // What a rush has made large need not stay so.
-            records.shrink_to(LINES);
+            entries.shrink_to(LINES);
             pause = true;
         }
         if let Err(error) = self.retrying(|| files.close()) {
-            tracing::error!(%error, "the audit file has no closing line");
-            if files.now.is_some_and(|file| !file.rest.is_empty()) {
-                // The half of it that is there tells nobody anything.
-                self.lose(1);
+            match files.now {
+                None => tracing::error!(%error, "no audit file tells what was lost"),
+                Some(file) => {
+                    tracing::error!(%error, "the audit file has no closing line");
+                    if !file.rest.is_empty() {
+                        // The half of it that is there tells nobody anything.
+                        self.lose_lines(1);
+                    }
+                }
             }
         }
     }
 
-    /// Writes these records, or loses them where calls do not wait for it.
-    fn write<W: Write>(&self, records: &[Record], files: &mut Files<'_, W, impl FnMut() -> io::Result<(String, W)>>) {
+    /// Writes these, or loses them where calls do not wait for it.
+    fn write<W: Write>(&self, entries: &[Entry], files: &mut Files<'_, W, impl FnMut() -> io::Result<(String, W)>>) {
         match self.settings.on_full {
             OnFull::Serve => {
-                for records in records.chunks(LINES) {
-                    if let (done, Err(error)) = files.put(records) {
-                        self.lost(records.len().saturating_sub(done), &error);
+                for entries in entries.chunks(LINES) {
+                    if let (done, Err(error)) = files.put(entries) {
+                        self.lost(entries.get(done..).unwrap_or_default(), &error);
                     }
                 }
             }
             OnFull::Refuse => {
-                let mut rest = records;
+                let mut rest = entries;
                 let written = self.retrying(|| {
                     loop {
                         let (chunk, _) = rest.split_at(rest.len().min(LINES));
@@ -116,7 +121,7 @@ impl Shared {
                 if let Err(error) = written
                     && !rest.is_empty()
                 {
-                    self.lost(rest.len(), &error);
+                    self.lost(rest, &error);
                 }
             }
         }
@@ -154,11 +159,11 @@ impl Shared {
         }
     }
 
-    fn lost(&self, lines: usize, error: &io::Error) {
-        self.lose(lines);
+    fn lost(&self, entries: &[Entry], error: &io::Error) {
+        self.lose(entries);
         tracing::error!(
             %error,
-            lines,
+            lines = entries.len(),
             "audit lines are lost: make room or mend the permissions of the audit directory"
         );
     }
@@ -174,25 +179,25 @@ struct Files<'s, W, O> {
 }
 
 impl<'s, W: Write, O: FnMut() -> io::Result<(String, W)>> Files<'s, W, O> {
-    /// Writes some records at once; how many of them are written.
-    fn put(&mut self, records: &[Record]) -> (usize, io::Result<()>) {
-        match self.batch_of(records) {
+    /// Writes some lines at once; how many of them are written.
+    fn put(&mut self, entries: &[Entry]) -> (usize, io::Result<()>) {
+        match self.batch_of(entries) {
             Ok((out, batch)) => out.write(&batch),
             Err(error) => (0, Err(error)),
         }
     }
 
-    fn batch_of(&mut self, records: &[Record]) -> io::Result<(&mut Out<W>, Batch<'s>)> {
+    fn batch_of(&mut self, entries: &[Entry]) -> io::Result<(&mut Out<W>, Batch<'s>)> {
         self.make_ready()?;
         let shared = self.shared;
         let Some(out) = &mut self.now else {
             return Err(io::Error::other("there is no file"));
         };
-        let mut batch = out.begin(shared, records.len())?;
-        for record in records {
+        let mut batch = out.begin(shared, entries.len())?;
+        for entry in entries {
             let n = out.number(&batch);
-            line::record(&mut batch.lines, n, record)?;
-            out.seal(&mut batch, What::Record);
+            line::entry(&mut batch.lines, n, entry)?;
+            out.seal(&mut batch, What::from(entry));
         }
         Ok((out, batch))
     }
@@ -280,7 +285,17 @@ enum What {
     Begin,
     Gap { lost: u64, refused: u64 },
     Record,
+    Refusals,
     End,
+}
+
+impl From<&Entry> for What {
+    fn from(entry: &Entry) -> Self {
+        match entry {
+            Entry::Call(_) => Self::Record,
+            Entry::Refusals(_) => Self::Refusals,
+        }
+    }
 }
 
 impl<W: Write> Out<W> {
@@ -301,12 +316,12 @@ impl<W: Write> Out<W> {
     }
 
     /// What has to be said before anything else.
-    fn begin<'s>(&mut self, shared: &'s Shared, records: usize) -> io::Result<Batch<'s>> {
+    fn begin<'s>(&mut self, shared: &'s Shared, entries: usize) -> io::Result<Batch<'s>> {
         let mut batch = Batch {
             shared,
-            lines: Vec::with_capacity(512 + 320 * records),
+            lines: Vec::with_capacity(512 + 320 * entries),
             before: self.chain.last(),
-            marks: Vec::with_capacity(records + 2),
+            marks: Vec::with_capacity(entries + 2),
         };
         let time = || shared.settings.clock.now().wall;
         if !self.begun {
@@ -370,12 +385,12 @@ impl<W: Write> Out<W> {
         });
     }
 
-    /// How many of the records are written. A line that is there in part counts: the rest of it goes first the next time.
+    /// How many of the entries are written. A line that is there in part counts: the rest of it goes first the next time.
     fn write(&mut self, batch: &Batch<'_>) -> (usize, io::Result<()>) {
         let (written, result) = write_counting(&mut self.file, &batch.lines);
         self.bytes = self.bytes.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
         self.chain.go_on_from(batch.before);
-        let (mut start, mut records) = (0, 0);
+        let (mut start, mut entries) = (0, 0);
         for mark in &batch.marks {
             if written <= start {
                 break;
@@ -394,12 +409,13 @@ impl<W: Write> Out<W> {
                 }
                 What::Record => {
                     self.records += 1;
-                    records += 1;
+                    entries += 1;
                 }
+                What::Refusals => entries += 1,
                 What::End => self.ended = true,
             }
         }
-        (records, result)
+        (entries, result)
     }
 
     fn write_rest(&mut self) -> io::Result<()> {

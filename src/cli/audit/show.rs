@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     io::{self, BufReader, BufWriter, Write as _},
     path::Path,
     process::ExitCode,
@@ -42,6 +43,8 @@ struct Shown {
     reason: Option<String>,
     lost: Option<u64>,
     refused: Option<u64>,
+    until: Option<Timestamp>,
+    calls: Option<BTreeMap<String, u64>>,
 }
 
 pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCode, Failure> {
@@ -132,7 +135,7 @@ pub(super) fn show(config: &Config, arguments: &AuditShowArgs) -> Result<ExitCod
 }
 
 fn wanted(shown: &Shown, arguments: &AuditShowArgs, since: Option<Timestamp>) -> bool {
-    let in_time = since.is_none_or(|since| shown.time >= since);
+    let in_time = since.is_none_or(|since| shown.until.unwrap_or(shown.time) >= since);
     let of_sandbox = arguments.sandbox.is_none() || arguments.sandbox == shown.sandbox;
     let about = arguments.entry.as_ref().is_none_or(|pattern| {
         let provider = shown.provider.as_deref().and_then(|name| name.parse::<Name>().ok());
@@ -142,9 +145,10 @@ fn wanted(shown: &Shown, arguments: &AuditShowArgs, since: Option<Timestamp>) ->
             .is_some_and(|(provider, bucket)| pattern.matches(&EntryKey { provider, bucket }))
     });
     let failed = !arguments.failed || shown.outcome.as_deref() != Some("ok");
-    // Files begin and end; that is no event for who looks for calls, but a gap is one.
+    // Files begin and end; that is no event for who looks for calls, but a gap is one, and so are calls that are only counted.
     let event = match shown.event.as_deref() {
         None => true,
+        Some("refusals") => arguments.entry.is_none(),
         Some("gap") => arguments.sandbox.is_none() && arguments.entry.is_none(),
         Some(_) => arguments.json && arguments.sandbox.is_none() && arguments.entry.is_none() && !arguments.failed,
     };
@@ -184,6 +188,9 @@ fn heading(out: &mut impl io::Write, table: &Table) -> io::Result<()> {
 
 fn row(out: &mut impl io::Write, table: &Table, shown: &Shown) -> io::Result<()> {
     let time = shown.time.strftime("%F %T").to_string();
+    if shown.event.as_deref() == Some("refusals") {
+        return counted(out, table, &time, shown);
+    }
     if shown.event.is_some() {
         let (lost, refused) = (shown.lost.unwrap_or(0), shown.refused.unwrap_or(0));
         return writeln!(
@@ -191,10 +198,6 @@ fn row(out: &mut impl io::Write, table: &Table, shown: &Shown) -> io::Result<()>
             "{time}  -- {lost} records were lost, {refused} calls were refused without a record --"
         );
     }
-    let or_dash = |text: Option<&str>| match text {
-        None | Some("") => "-".to_owned(),
-        Some(text) => printable(text),
-    };
     let pid = shown.peer_pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     let about = match (&shown.provider, &shown.bucket, &shown.key, &shown.session) {
         (Some(provider), Some(bucket), _, None) => format!("{provider}/{bucket}"),
@@ -216,6 +219,33 @@ fn row(out: &mut impl io::Write, table: &Table, shown: &Shown) -> io::Result<()>
             or_dash(Some(&about)),
         ],
     )
+}
+
+/// Calls that are only counted: a row for each reason.
+fn counted(out: &mut impl io::Write, table: &Table, time: &str, shown: &Shown) -> io::Result<()> {
+    let until = shown.until.unwrap_or(shown.time);
+    let within = until.duration_since(shown.time).as_secs_f64();
+    for (reason, calls) in shown.calls.iter().flatten() {
+        table.row(
+            out,
+            &[
+                time.to_owned(),
+                or_dash(shown.sandbox.as_deref()),
+                "-".to_owned(),
+                format!("{calls} calls"),
+                or_dash(Some(reason)),
+                format!("within {within:.1} s"),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+fn or_dash(text: Option<&str>) -> String {
+    match text {
+        None | Some("") => "-".to_owned(),
+        Some(text) => printable(text),
+    }
 }
 
 /// How wide the columns are: known before the first row, because no one waits for the last one.

@@ -187,6 +187,12 @@ fn tell(Judged { found, verdict, notes }: &Judged) -> Result<(), Failure> {
             checked.refused
         ))?;
     }
+    if checked.counted > 0 {
+        output::line(&format!(
+            "  {} more calls were refused, and only counted",
+            checked.counted
+        ))?;
+    }
     Ok(())
 }
 

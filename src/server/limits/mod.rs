@@ -64,7 +64,7 @@ pub(super) use self::{
     crowd::{Crowd, Place},
     guard::Guarded,
     pace::Paced,
-    rates::{Kind, SocketRate},
+    rates::{Kind, Rate, SocketRate},
 };
 
 /// From accept to the end of the first SETTINGS.
@@ -135,7 +135,7 @@ impl Limits {
     }
 }
 
-const fn number(number: u32) -> NonZeroU32 {
+pub(super) const fn number(number: u32) -> NonZeroU32 {
     match NonZeroU32::new(number) {
         Some(number) => number,
         None => NonZeroU32::MIN,

@@ -39,13 +39,14 @@ impl Clock for Since {
     }
 }
 
-struct Rate {
+/// So many a second, and so many at once.
+pub(in crate::server) struct Rate {
     limiter: RateLimiter<NotKeyed, InMemoryState, Since, NoOpMiddleware<Duration>>,
     clock: Since,
 }
 
 impl Rate {
-    fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
+    pub(in crate::server) fn new(per_second: NonZeroU32, burst: NonZeroU32) -> Self {
         let clock = Since(Instant::now());
         let quota = Quota::per_second(per_second).allow_burst(burst);
         Self {
@@ -55,7 +56,10 @@ impl Rate {
     }
 
     /// Counts a call, or says when the next one will pass.
-    fn check(&self) -> Result<(), Duration> {
+    ///
+    /// # Errors
+    /// How long that takes.
+    pub(in crate::server) fn check(&self) -> Result<(), Duration> {
         self.limiter
             .check()
             .map_err(|until| until.wait_time_from(self.clock.now()))

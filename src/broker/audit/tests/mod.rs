@@ -1,6 +1,7 @@
 //! The queue and its writer.
 
 mod files;
+mod refused;
 mod refusing;
 mod tampering;
 
