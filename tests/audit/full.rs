@@ -124,3 +124,23 @@ fn where_no_file_can_be_made_not_even_the_first_token_is_handed_out() {
     assert_eq!(serve.end_by(Signal::TERM), 0);
     host.run(&["audit", "verify"]).succeeded();
 }
+
+#[test]
+fn what_was_lost_is_told_also_if_no_file_could_be_made_before_the_end() {
+    let host = Host::with_entry();
+    let block = host.write("state/credbroker/audit", "in the way");
+    let serve = Serve::start(&host, &[]);
+    for _ in 0..2 {
+        serve.ask(&host, &["token", "get", "p"]).succeeded();
+    }
+    wait_until("the loss is counted", || {
+        host.run(&["status"]).succeeded().err.contains("has lost 2 audit lines")
+    });
+    fs::remove_file(block).unwrap();
+    assert_eq!(serve.end_by(Signal::TERM), 0);
+    let verified = host.run(&["audit", "verify"]).succeeded().out;
+    assert!(
+        verified.contains(": whole, 0 records\n  2 records were lost, as it says itself\n"),
+        "{verified}"
+    );
+}

@@ -446,6 +446,11 @@ impl Shared {
         self.untold_lost.fetch_add(lines, Ordering::Relaxed);
     }
 
+    /// Whether no line tells yet of something that is missing.
+    fn is_untold(&self) -> bool {
+        self.untold_lost.load(Ordering::Relaxed) > 0 || self.untold_refused.load(Ordering::Relaxed) > 0
+    }
+
     fn finish(&self) {
         self.queue().finished = true;
         self.wake.notify_one();

@@ -234,13 +234,18 @@ impl<'s, W: Write, O: FnMut() -> io::Result<(String, W)>> Files<'s, W, O> {
         Ok(())
     }
 
-    /// Writes the last line.
+    /// Writes the last line. What is missing is told even where no line could be written before, and a file that another one
+    /// names as the next is not left without a line.
     fn close(&mut self) -> io::Result<()> {
+        let named = self.next.is_some() && self.now.as_ref().is_some_and(|out| out.ended);
+        if named || (self.now.is_none() && self.shared.is_untold()) {
+            self.make_ready()?;
+        }
         let Some(out) = &mut self.now else {
             return Ok(());
         };
         out.write_rest()?;
-        if out.begun && !out.ended {
+        if !out.ended && (out.begun || named || self.shared.is_untold()) {
             out.end(self.shared, None)?;
         }
         Ok(())

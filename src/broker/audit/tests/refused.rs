@@ -1,4 +1,4 @@
-//! What is told of refused calls that have no records of their own.
+//! What is told of refused calls that have no records of their own, and of what could not be written before the end.
 
 use std::{
     io,
@@ -95,6 +95,31 @@ fn counted_calls_are_a_line_of_the_chain_and_no_record() {
         .filter(|line| !line.contains("refusals"))
         .collect();
     assert_eq!(checked(without.as_bytes()).faults[0].what, Wrong::Missing { lines: 1 });
+}
+
+#[test]
+fn what_is_lost_before_there_is_a_file_is_told_by_the_one_of_the_end() {
+    let blocked = Blocked::new(OnFull::Serve);
+    for _ in 0..2 {
+        blocked.audit.record(record("lost"));
+    }
+    while blocked.audit.lost() < 2 {
+        std::thread::yield_now();
+    }
+    let read = blocked.end();
+    assert_eq!((read.faults, read.end), (Vec::new(), End::Closed));
+    assert_eq!((read.records, read.lost), (0, 2));
+}
+
+#[test]
+fn calls_that_were_refused_before_there_is_a_file_are_told_by_the_one_of_the_end() {
+    let blocked = Blocked::new(OnFull::Refuse);
+    for _ in 0..3 {
+        blocked.audit.refused();
+    }
+    let read = blocked.end();
+    assert_eq!((read.faults, read.end), (Vec::new(), End::Closed));
+    assert_eq!((read.records, read.refused), (0, 3));
 }
 
 #[test]
