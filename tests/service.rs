@@ -260,7 +260,11 @@ async fn a_removed_entry_is_gone_in_every_broker_of_the_store_within_a_second() 
 
 #[tokio::test]
 async fn a_client_that_goes_away_does_not_abort_its_change() {
-    for change in ["SaveToken", "RemoveToken"] {
+    for (change, fault) in [
+        ("SaveToken", None),
+        ("RemoveToken", None),
+        ("SaveToken", Some(Fault::Unavailable)),
+    ] {
         let store = fake::Store::new();
         let bench = Bench::start(&store, Policy::host());
         import(&bench.broker, "p", "", &answer("first", 3600)).await;
@@ -280,22 +284,38 @@ async fn a_client_that_goes_away_does_not_abort_its_change() {
         // Frames keep their order: when this is answered, the broker has seen the call being cancelled.
         let mut stub = CredentialBrokerClient::new(channel);
         assert_eq!(token(&mut stub, "p", "").await.unwrap().access_token, "first");
+        store.fail_changes(fault);
         store.let_changes_go();
-        let want = if change == "SaveToken" {
-            Ok("second".to_owned())
-        } else {
-            Err(Reason::NotFound)
+        let want = match (change, fault) {
+            (_, Some(_)) => Ok("first".to_owned()),
+            ("SaveToken", None) => Ok("second".to_owned()),
+            _ => Err(Reason::NotFound),
         };
         eventually(change, || {
             let (mut stub, want) = (stub.clone(), want.clone());
             async move { token(&mut stub, "p", "").await.map(|token| token.access_token) == want }
         })
         .await;
-        let lines = bench.stop().await;
-        let cancelled = lines.iter().find(|line| line["operation"] == change).unwrap();
+        // Who reads the record learns what became of it.
+        let lines = || bench.audit().into_iter().filter(|line| line["operation"] == change);
+        eventually("it is told", || async { lines().count() == 2 }).await;
+        let told: Vec<_> = lines()
+            .map(|line| {
+                ["outcome", "reason", "provider", "bucket", "sandbox"]
+                    .map(|field| line[field].as_str().unwrap_or("").to_owned())
+            })
+            .collect();
+        let sandbox = &*format!("uid:{}", rustix::process::geteuid().as_raw());
+        let (then, why) = match fault {
+            None => ("done", ""),
+            Some(_) => ("failed", "STORE_UNAVAILABLE"),
+        };
         assert_eq!(
-            (&cancelled["outcome"], &cancelled["provider"]),
-            (&"cancelled".into(), &"p".into())
+            told,
+            [
+                ["cancelled", "", "p", "default", sandbox],
+                [then, why, "p", "default", sandbox]
+            ]
         );
     }
 }

@@ -24,6 +24,7 @@ use super::{
     complete,
     deadline::deadline,
     ending::{self, Ending},
+    going_on::{goes_on, to_the_end},
     header_block::header_block,
     limits::{Answer, Arriving, Connection, HOLD, Kind, Limits, OpenCall, OpenStream, Paced, SocketRate},
     metrics::Calls,
@@ -285,7 +286,15 @@ impl ConnectionLayers {
                     caller.journal = recorded.journal(Arc::clone(&record.clock));
                 }
                 request.extensions_mut().insert(caller);
-                (catch_panic(pin!(self.serve(method, request))).await, stream)
+                let response = if goes_on(method) {
+                    let afterwards = recorded.as_ref().and_then(Recorded::afterwards);
+                    let method = method.to_owned();
+                    let call = async move { catch_panic(pin!(self.serve(&method, request))).await };
+                    to_the_end(afterwards, call).await
+                } else {
+                    catch_panic(pin!(self.serve(method, request))).await
+                };
+                (response, stream)
             }
         };
         if let Some(recorded) = recorded {

@@ -6,6 +6,7 @@ pub mod authority;
 mod complete;
 mod deadline;
 mod ending;
+mod going_on;
 mod header_block;
 pub mod layers;
 mod limits;

@@ -72,6 +72,14 @@ impl Recorded {
         self.failed(Some(reason.as_str().to_owned()), Some(reason));
     }
 
+    /// What tells how the call ended if nobody waits for that any more.
+    pub(super) fn afterwards(&self) -> Option<Afterwards> {
+        Some(Afterwards {
+            audit: self.audit.clone(),
+            record: self.record.clone()?,
+        })
+    }
+
     pub(super) fn answered(mut self, headers: &HeaderMap) {
         let Some(record) = &mut self.record else { return };
         match complete::failure(headers) {
@@ -102,6 +110,23 @@ fn reason(failure: &Status) -> Option<String> {
         .get_details_error_info()
         .or_else(|| status::complete(failure, "").get_details_error_info());
     info.map(|info| info.reason)
+}
+
+/// How a call ended whose caller had gone: a line of its own, after the one that says `cancelled`.
+pub(super) struct Afterwards {
+    audit: Audit,
+    record: Record,
+}
+
+impl Afterwards {
+    pub(super) fn tell(self, headers: &HeaderMap) {
+        let failure = complete::failure(headers);
+        self.audit.record(Record {
+            outcome: if failure.is_none() { "done" } else { "failed" },
+            reason: failure.as_ref().and_then(reason),
+            ..self.record
+        });
+    }
 }
 
 impl Drop for Recorded {

@@ -164,7 +164,10 @@ impl Host {
 
 /// The records of an audit file, without its first and last line.
 fn json_lines(file: &Path) -> Vec<serde_json::Value> {
-    let text = std::fs::read_to_string(file).unwrap();
+    records(&std::fs::read_to_string(file).unwrap())
+}
+
+fn records(text: &str) -> Vec<serde_json::Value> {
     let lines = text
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -325,6 +328,13 @@ impl Bench {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.bound.socket()
+    }
+
+    /// What the audit file holds so far, if there is one.
+    pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.dir.path().join("audit")).unwrap_or_default();
+        // What is being written is not there yet.
+        records(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
     }
 
     /// Stops in order; what the audit file holds then.

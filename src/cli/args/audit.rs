@@ -24,7 +24,8 @@ or no telling who writes, 75 the store is locked, 66 there is no such file.")]
     /// Show the record
     #[command(after_help = "\
 Files go by name, which begins with the time, and those of one broker in the order in which they were written; times \
-are in UTC. Long names are cut with an ellipsis, and --json has them whole. RESULT is ok, the reason of a refusal, or cancelled. It shows what is there, \
+are in UTC. Long names are cut with an ellipsis, and --json has them whole. RESULT is ok, the reason of a refusal, or \
+cancelled; of a change that went on without its caller, done or why it failed, in a second line. It shows what is there, \
 true or not: see `credbroker audit verify`.
 
 Example: credbroker audit show --since 2h --sandbox agent")]
