@@ -37,6 +37,8 @@ struct File {
     keyed: bool,
     lines: Vec<Vec<u8>>,
     last: [u8; 32],
+    /// Lines that are neither the first one nor a record's.
+    counted: usize,
 }
 
 impl File {
@@ -46,6 +48,7 @@ impl File {
             keyed,
             lines: Vec::new(),
             last: [0; 32],
+            counted: 0,
         };
         let mut begin = json!({"event": "begin", "time": TIME, "file": name, "id": format!("id of {name}"), "pid": 7,
             "version": "0.1.0", "key": keyed.then(|| key().id().to_owned())});
@@ -73,8 +76,17 @@ impl File {
         );
     }
 
+    /// Calls that were refused and are only counted.
+    fn refusals(&mut self, sandbox: &str) {
+        self.line(
+            json!({"event": "refusals", "time": TIME, "until": TIME, "sandbox": sandbox,
+            "calls": {"RATE_LIMITED": 2300, "UNAUTHENTICATED": 60}}),
+        );
+        self.counted += 1;
+    }
+
     fn end(&mut self, next: Option<&str>) {
-        let records = self.lines.len() - 1;
+        let records = self.lines.len() - 1 - self.counted;
         let mut end = json!({"event": "end", "time": TIME, "records": records});
         if let Some(next) = next {
             end["next"] = next.into();
@@ -224,7 +236,11 @@ fuzz_target!(|data: &[u8]| {
     }
     let mut one = File::begin("a", keyed, None);
     for _ in 0..bits >> 5 {
-        one.record(&String::from_utf8_lossy(input.part().unwrap_or_default()));
+        let part = String::from_utf8_lossy(input.part().unwrap_or_default());
+        match part.strip_prefix('!') {
+            Some(sandbox) => one.refusals(sandbox),
+            None => one.record(&part),
+        }
     }
     if what & 2 == 0 {
         one.end(None);

@@ -10,7 +10,11 @@ use std::{
 };
 
 use super::{checked, key, record};
-use crate::broker::audit::{Audit, AuditWriter, Full, OnFull, QUEUE, Settings, verify::End};
+use crate::broker::audit::{
+    Audit, AuditWriter, Full, OnFull, QUEUE, Settings,
+    series::{Found, Verdict, judge_all},
+    verify::End,
+};
 
 /// A disk with so much room; bytes beyond it are refused, in the middle of a line, too.
 #[derive(Clone, Default)]
@@ -167,4 +171,48 @@ async fn where_calls_go_on_the_file_says_how_many_lines_are_missing() {
     assert_eq!((read.faults.clone(), read.end), (Vec::new(), End::Closed));
     assert_eq!((read.lost, read.records), (3, 2));
     assert_eq!(operations(&bytes), ["torn", "after"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_named_as_the_next_one_is_not_left_without_a_line() {
+    let room = Arc::new(AtomicUsize::new(usize::MAX));
+    let files: Arc<Mutex<Vec<Small>>> = Arc::default();
+    let (made, shared) = (Arc::clone(&files), Arc::clone(&room));
+    let settings = Settings {
+        file_size: 1,
+        ..Settings::with_key()
+    };
+    let (audit, writer) = Audit::start(settings, move || {
+        let mut made = made.lock().unwrap();
+        made.push(Small {
+            bytes: Arc::default(),
+            room: Arc::clone(&shared),
+        });
+        Ok((format!("{}.jsonl", made.len()), made.last().unwrap().clone()))
+    })
+    .unwrap();
+    writer.key_slot().tell(Some(key()));
+    let bytes = |file: usize| {
+        let files = files.lock().unwrap();
+        files
+            .get(file)
+            .map_or_else(Vec::new, |file| file.bytes.lock().unwrap().clone())
+    };
+    audit.record(record("first"));
+    until("it is written", || bytes(0).ends_with(b"\n")).await;
+    // The closing line, which names the next file, comes half.
+    room.store(50, Ordering::SeqCst);
+    audit.record(record("lost"));
+    until("the disk is full", || audit.lost() == 1).await;
+    room.store(usize::MAX, Ordering::SeqCst);
+    writer.finish();
+    let found = [0, 1].map(|file| Found {
+        name: format!("{}.jsonl", file + 1),
+        live: false,
+        checked: checked(&bytes(file)),
+    });
+    assert_eq!(found[1].checked.lost, 1);
+    for judged in judge_all(found.to_vec()) {
+        assert_eq!(judged.verdict, Verdict::Whole, "{judged:?}");
+    }
 }
