@@ -1169,6 +1169,32 @@ async fn a_method_name_from_the_wire_is_recorded_escaped_and_cut() {
 }
 
 #[tokio::test]
+async fn unknown_methods_are_recorded_while_they_are_a_few_and_what_a_method_refuses_always() {
+    // As many as pass on a connection at once.
+    const CALLS: usize = 115;
+    let (host, running, _stub) = serving(Policy::host()).await;
+    for method in ["Unknown", "GetToken"] {
+        let wire = Wire::connect(running.socket()).await;
+        for _ in 0..CALLS {
+            wire.call(&format!("/{SERVICE}/{method}"), &request("absent", "")).await;
+        }
+    }
+    running.stop().await;
+    let lines = host.audit();
+    let singly = |reason: &str| lines.iter().filter(|line| line["reason"] == reason).count();
+    let unknown = singly("UNIMPLEMENTED");
+    assert!((100..CALLS).contains(&unknown), "{unknown}");
+    assert_eq!(singly("NOT_FOUND"), CALLS);
+    let text: String = host
+        .audit_files()
+        .iter()
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let counted = format!("\"calls\":{{\"UNIMPLEMENTED\":{}}}", CALLS - unknown);
+    assert!(text.contains(&counted), "{counted} is not in {text}");
+}
+
+#[tokio::test]
 async fn a_panic_is_recorded_as_a_failure_and_ends_nothing_else() {
     let store = fake::Store::new();
     let bench = Bench::start(&store, Policy::host());

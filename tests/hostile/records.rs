@@ -1,7 +1,15 @@
 //! What floods leave on the host's disk: refused calls cost it a few lines a second, whatever they are and however many come,
 //! and still each of them is counted.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use credbroker::{
     client::{CredentialStore as _, ProxyTokenStore},
@@ -35,18 +43,30 @@ fn add(ends: &mut Ends, end: &str, calls: u64) {
     *ends.entry(end.to_owned()).or_default() += calls;
 }
 
+/// How long calls come: for so long, and until enough of them were refused, on a busy machine too.
+struct Until {
+    time: Instant,
+    refused: AtomicU64,
+}
+
+impl Until {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.time && self.refused.load(Ordering::Relaxed) >= 5 * AT_ONCE
+    }
+}
+
 /// Calls on one connection, so many at once, until then.
-async fn calls(broker: &Broker, capability: Option<&str>, at_once: usize, until: Instant) -> JoinSet<Ends> {
+async fn calls(broker: &Broker, capability: Option<&str>, at_once: usize, until: &Arc<Until>) -> JoinSet<Ends> {
     let channel = channel(broker).await;
     let header = capability.map(|capability| format!("Bearer {capability}"));
     let header: Option<MetadataValue<_>> = header.map(|header| header.parse().unwrap());
     let mut callers = JoinSet::new();
     for _ in 0..at_once {
         let mut stub = CredentialBrokerClient::new(channel.clone());
-        let header = header.clone();
+        let (header, until) = (header.clone(), Arc::clone(until));
         callers.spawn(async move {
             let mut ends = Ends::new();
-            while Instant::now() < until {
+            while !until.is_over() {
                 let mut request = Request::new(GetTokenRequest {
                     provider: PROVIDER.into(),
                     ..GetTokenRequest::default()
@@ -58,7 +78,10 @@ async fn calls(broker: &Broker, capability: Option<&str>, at_once: usize, until:
                     Ok(_token) => add(&mut ends, "ok", 1),
                     // Its connection was cut, before it was refused or after.
                     Err(status) if status.get_details_error_info().is_none() => add(&mut ends, UNANSWERED, 1),
-                    Err(status) => add(&mut ends, &reason(&status), 1),
+                    Err(status) => {
+                        add(&mut ends, &reason(&status), 1);
+                        until.refused.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
             }
             ends
@@ -71,6 +94,8 @@ async fn calls(broker: &Broker, capability: Option<&str>, at_once: usize, until:
 struct Told {
     ends: Ends,
     counted: u64,
+    /// Refused calls of which it is not said whose they were.
+    nobodys: u64,
     /// Lines, but for those of calls that were answered.
     refusals: u64,
     octets: u64,
@@ -85,6 +110,7 @@ fn told(mut broker: Broker) -> Told {
     let mut told = Told {
         ends: Ends::new(),
         counted: 0,
+        nobodys: 0,
         refusals: 0,
         octets: 0,
         lines: 0,
@@ -99,13 +125,16 @@ fn told(mut broker: Broker) -> Told {
                 None if line["outcome"] == "ok" => add(&mut told.ends, "ok", 1),
                 None => {
                     told.refusals += 1;
+                    told.nobodys += u64::from(line["sandbox"] == "");
                     add(&mut told.ends, line["reason"].as_str().unwrap_or("none"), 1);
                 }
                 Some("refusals") => {
                     told.refusals += 1;
                     for (reason, calls) in line["calls"].as_object().unwrap() {
-                        told.counted += calls.as_u64().unwrap();
-                        add(&mut told.ends, reason, calls.as_u64().unwrap());
+                        let calls = calls.as_u64().unwrap();
+                        told.counted += calls;
+                        told.nobodys += if line["sandbox"] == "" { calls } else { 0 };
+                        add(&mut told.ends, reason, calls);
                     }
                 }
                 Some(_) => {}
@@ -126,17 +155,20 @@ impl Told {
 }
 
 /// A flood beside an honest client, who shows the capability.
-async fn flood(name: &str, config: &str, connections: usize, at_once: usize, knows_it: bool) {
+async fn flood(name: &str, config: &str, connections: usize, at_once: usize, knows_it: bool) -> Told {
     let _alone = alone().await;
     let capability = "5a".repeat(32);
     let broker = Broker::start_guarded(config, &capability).await;
     let honest = ProxyTokenStore::new(broker.socket(), Some(capability.clone().into())).unwrap();
     let key = EntryKey::parse(PROVIDER, "").unwrap();
     let start = Instant::now();
-    let until = start + seconds();
+    let until = Arc::new(Until {
+        time: start + seconds(),
+        refused: AtomicU64::new(0),
+    });
     let mut all = Vec::new();
     for _ in 0..connections {
-        all.push(calls(&broker, knows_it.then_some(&*capability), at_once, until).await);
+        all.push(calls(&broker, knows_it.then_some(&*capability), at_once, &until).await);
     }
     let mut ends = Ends::new();
     // However long it took to connect, it is served.
@@ -146,7 +178,7 @@ async fn flood(name: &str, config: &str, connections: usize, at_once: usize, kno
             "{name}"
         );
         add(&mut ends, "ok", 1);
-        if Instant::now() >= until {
+        if until.is_over() {
             break;
         }
         // Within its rate.
@@ -179,6 +211,7 @@ async fn flood(name: &str, config: &str, connections: usize, at_once: usize, kno
     );
     assert!(told.counted > 0, "{name}");
     told.is_bounded(took);
+    told
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -197,6 +230,14 @@ async fn over_ones_rate() {
     flood("calls over the rate", low, 8, 30, true).await;
 }
 
+/// Who asks is known when the socket's rate refuses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_the_sockets_rate() {
+    let low = "[limits]\nrequests_per_second = 1000000\nrequests_per_second_per_socket = 10\n";
+    let told = flood("calls over the socket's rate", low, 8, 30, true).await;
+    assert_eq!((told.ends["RATE_LIMITED"] > AT_ONCE, told.nobodys), (true, 0));
+}
+
 /// Whoever takes a call back while its refusal is held back was refused all the same.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_that_are_taken_back() {
@@ -208,7 +249,9 @@ async fn calls_that_are_taken_back() {
     for _ in 0..8 {
         let socket = broker.socket().to_owned();
         all.spawn(async move {
-            while Instant::now() < until {
+            let mut connections = 0;
+            while Instant::now() < until || connections < 3 {
+                connections += 1;
                 let mut raw = Raw::open(&socket).await;
                 for round in 0..40 {
                     let streams = (0..20).map(|at| 2 * (20 * round + at) + 1);
