@@ -133,7 +133,7 @@ def table(work, brokers):
         mounts = [(broker.directory, f"/run/credbroker/{name}") for name, broker in brokers.items()]
         sockets = {name: f"/run/credbroker/{name}/sock" if read_only else broker.socket for name, broker in brokers.items()}
         site_inside = "/site" if read_only else f"{work}/site"
-        before = {name: len(broker.audited()) for name, broker in brokers.items()}
+        before = {name: (broker.recorded(), len(broker.audited())) for name, broker in brokers.items()}
         asked = {name: [path, brokers[name].capability] for name, path in sockets.items()}
         command = [*way(work, mounts), rig.PYTHON, "-B", f"{site_inside}/caller.py", site_inside]
         given = json.dumps({"sockets": asked, "methods": methods})
@@ -157,8 +157,9 @@ def row(started, found, brokers, before, expected):
         answers = found["sockets"][name]
         mounted.add(answers["read_only"])
         # Lines are on disk within 20 ms of the call. An answer goes out before its line does.
-        rig.until(lambda: len(broker.audited()) >= before[name] + 15, "audit lines")
-        uids |= {line["peer_uid"] for line in broker.audited()[before[name] :]}
+        recorded, audited = before[name]
+        rig.until(lambda: broker.recorded() >= recorded + 15, "audit lines")
+        uids |= {line["peer_uid"] for line in broker.audited()[audited:]}
         cell, right = verdict(answers["answers"], seen), "let in" if seen in lets[name] else "refused"
         rig.check(f"peer: {started}, a broker of {SHORT[name]}: {right}", cell == right, cell)
         cells.append(cell)
