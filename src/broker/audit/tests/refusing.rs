@@ -12,7 +12,7 @@ use std::{
 use super::{checked, key, record};
 use crate::broker::audit::{
     Audit, AuditWriter, Full, OnFull, QUEUE, Settings,
-    series::{Found, Verdict, judge_all},
+    series::{Found, Lock, Verdict, judge_all},
     verify::End,
 };
 
@@ -208,7 +208,7 @@ async fn a_file_that_is_named_as_the_next_one_is_not_left_without_a_line() {
     writer.finish();
     let found = [0, 1].map(|file| Found {
         name: format!("{}.jsonl", file + 1),
-        live: false,
+        lock: Lock::Free,
         checked: checked(&bytes(file)),
     });
     assert_eq!(found[1].checked.lost, 1);
