@@ -40,7 +40,7 @@ const QUEUE: usize = 16 * 1024;
 /// How long the writer leaves alone what comes after a write. The lines of that time go out together.
 const PAUSE: Duration = Duration::from_millis(20);
 /// So many records end the pause: what waits stays small, also when calls come fast.
-const PLENTY: usize = 2 * 1024;
+const PLENTY: usize = 2048;
 /// How long a call waits at the start for the file, where nothing is handed out without it.
 const OPENING: Duration = Duration::from_secs(15);
 /// How large a file becomes before the next one takes over.
@@ -172,6 +172,16 @@ struct Queue {
 impl Queue {
     fn is_full(&self) -> bool {
         self.waiting.len() + self.reserved >= QUEUE
+    }
+
+    /// Whether the writer may be left alone for a while.
+    fn may_rest(&self) -> bool {
+        !self.finished && self.waiting.len() < PLENTY
+    }
+
+    /// Whether the record that came last wakes a writer that is left alone.
+    fn ends_the_pause(&self) -> bool {
+        self.waiting.len() == PLENTY
     }
 }
 
@@ -412,7 +422,7 @@ impl Shared {
         let wants_key = matches!(queue.key, Told::Nothing);
         let wanted = match queue.writer {
             Writer::Busy => false,
-            Writer::Pauses => queue.waiting.len() == PLENTY,
+            Writer::Pauses => queue.ends_the_pause(),
             Writer::Waits => true,
         };
         if wanted {

@@ -13,7 +13,7 @@ use std::{
 use data_encoding::BASE64URL_NOPAD;
 
 use super::{
-    Disk, OnFull, PAUSE, PLENTY, Shared, Told, Writer,
+    Disk, OnFull, PAUSE, Shared, Told, Writer,
     chain::{Chain, Key, Link},
     line::{self, Entry, Event, Previous},
 };
@@ -32,9 +32,7 @@ impl Shared {
         let mut queue = self.queue();
         if pause {
             queue.writer = Writer::Pauses;
-            let waited = self
-                .wake
-                .wait_timeout_while(queue, PAUSE, |queue| !queue.finished && queue.waiting.len() < PLENTY);
+            let waited = self.wake.wait_timeout_while(queue, PAUSE, |queue| queue.may_rest());
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         queue.writer = Writer::Waits;
@@ -132,7 +130,7 @@ impl Shared {
         let mut last_retries = 0;
         loop {
             let Err(error) = put() else {
-                if self.disk.send_replace(Disk::Takes) == Disk::Refuses {
+                if matches!(self.disk.send_replace(Disk::Takes), Disk::Refuses) {
                     tracing::info!("the audit is written again");
                 }
                 return Ok(());

@@ -81,6 +81,11 @@ fn broker(prefix: &'static str, records: usize, when: Key) -> Disk {
     disk
 }
 
+/// The files of a broker, more than two.
+pub(super) fn some_of_one_broker() -> BTreeMap<String, Vec<u8>> {
+    broker("a", 400, Key::AtOnce).lock().unwrap().clone()
+}
+
 fn judged(files: &BTreeMap<String, Vec<u8>>) -> Vec<Judged> {
     let found = files.iter().map(|(name, bytes)| Found {
         name: name.clone(),

@@ -1,9 +1,11 @@
 //! The queue and its writer.
 
 mod files;
+mod reading;
 mod refused;
 mod refusing;
 mod tampering;
+mod writing;
 
 use std::{
     io::Write,
@@ -13,7 +15,10 @@ use std::{
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-use super::{Audit, QUEUE, Record, Settings, chain::Key, verify};
+use super::{Audit, Record, Settings, chain::Key, verify};
+
+/// So many records wait at most.
+const QUEUE: usize = 16_384;
 
 #[derive(Clone, Default)]
 struct Sink(Arc<Mutex<Vec<u8>>>);

@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use super::{checked, key, record};
+use super::{QUEUE, checked, key, record};
 use crate::broker::audit::{
-    Audit, AuditWriter, Full, OnFull, QUEUE, Settings,
+    Audit, AuditWriter, Full, OnFull, Settings,
     series::{Found, Lock, Verdict, judge_all},
     verify::End,
 };
