@@ -30,7 +30,7 @@ use credbroker::{
     clock::{Clock as _, SystemClock},
     credential::{EntryKey, Intent},
     store::{
-        OverCorrupt, TokenGuard, TokenStore as _,
+        OverCorrupt, StoredTokens, TokenGuard, TokenStore as _,
         file::{FileStore, FileStoreConfig, IdentitySource},
     },
 };
@@ -556,27 +556,82 @@ fn several_failures_end_with_the_code_of_the_first_layer() {
     Told::on(&host).failed(65, &["store entries", "audit directory"]);
 }
 
-#[test]
-fn a_store_that_cannot_be_looked_at_gets_answers_too() {
-    let host = Host::with_entry();
-    let mut command = host.command(&["doctor"]);
-    let elsewhere = tempfile::TempDir::new().unwrap();
-    if rustix::process::geteuid().is_root() {
-        // Nothing is unreadable for the administrator, so another user looks. The home keeps him out.
-        let binary = elsewhere.path().join("bin");
+/// A directory of a user who is refused what the mode refuses: nothing is, to the administrator.
+struct Elsewhere(tempfile::TempDir);
+
+impl Elsewhere {
+    const NOBODY: u32 = 65_534;
+
+    fn new() -> Self {
+        let elsewhere = Self(tempfile::TempDir::new().unwrap());
+        elsewhere.give("");
+        elsewhere
+    }
+
+    /// Makes what is there this user's own.
+    fn give(&self, name: &str) {
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(self.0.path().join(name), Some(Self::NOBODY), Some(Self::NOBODY)).unwrap();
+        }
+    }
+
+    /// Looks as this user at the store of the host.
+    fn doctor(&self, host: &Host) -> Command {
+        if !rustix::process::geteuid().is_root() {
+            return host.command(&["doctor"]);
+        }
+        // The home keeps him out.
+        let binary = self.0.path().join("bin");
         fs::copy(command::BIN, &binary).unwrap();
         chmod(&binary, 0o755);
-        let nobody = 65_534;
-        std::os::unix::fs::chown(elsewhere.path(), Some(nobody), Some(nobody)).unwrap();
-        command = host.program(binary);
+        let mut command = host.program(binary);
         command
             .arg("doctor")
             .current_dir("/")
-            .env("XDG_RUNTIME_DIR", elsewhere.path())
-            .env("XDG_STATE_HOME", elsewhere.path())
-            .uid(nobody)
-            .gid(nobody);
-    } else {
+            .env("XDG_RUNTIME_DIR", self.0.path())
+            .env("XDG_STATE_HOME", self.0.path())
+            .uid(Self::NOBODY)
+            .gid(Self::NOBODY);
+        command
+    }
+}
+
+/// Where a store is to be made, or records are to be written, nobody else can tell beforehand.
+#[test]
+fn a_directory_that_nothing_can_be_written_to_is_told() {
+    let host = Host::new();
+    let elsewhere = Elsewhere::new();
+    let [data, store] = ["data", "data/credbroker"].map(|name| elsewhere.0.path().join(name));
+    let told = || {
+        let mut command = elsewhere.doctor(&host);
+        command.env("XDG_DATA_HOME", &data);
+        Told::of(command)
+    };
+    fs::create_dir(&data).unwrap();
+    elsewhere.give("data");
+    chmod(&data, 0o500);
+    told()
+        .failed(69, &["store directory"])
+        .said("store directory", "Permission denied", "let this user write to");
+    chmod(&data, 0o700);
+    told().failed(0, &[]).said("store directory", "will be made", "");
+    fs::DirBuilder::new().mode(0o700).create(&store).unwrap();
+    fs::DirBuilder::new().mode(0o500).create(store.join("tokens")).unwrap();
+    elsewhere.give("data/credbroker");
+    elsewhere.give("data/credbroker/tokens");
+    told()
+        .failed(69, &["store writing"])
+        .said("store writing", "tokens", "check the permissions");
+    chmod(store.join("tokens"), 0o700);
+    told().failed(0, &[]).said("store writing", "a file can be written", "");
+}
+
+#[test]
+fn a_store_that_cannot_be_looked_at_gets_answers_too() {
+    let host = Host::with_entry();
+    let elsewhere = Elsewhere::new();
+    let command = elsewhere.doctor(&host);
+    if !rustix::process::geteuid().is_root() {
         chmod(host.path("data"), 0);
     }
     let told = Told::of(command);
@@ -676,8 +731,31 @@ fn an_interrupted_refresh_is_explained_once_nobody_is_at_it() {
     );
 }
 
+#[test]
+fn a_clock_that_was_stepped_back_is_told_by_what_was_stored_later() {
+    let host = Host::with_entry();
+    Told::on(&host).warned(&[]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(change(&host, |record| {
+        let expiry = record.tokens.expiry.as_mut().unwrap();
+        expiry.stored.wall += Duration::from_secs(7200);
+    }));
+    let told = Told::on(&host);
+    told.warned(&["clock wall clock"])
+        .said("clock wall clock", "a token was stored 7", "");
+}
+
 /// Marks the entry as a refresh does that begins, and keeps its lock.
 async fn mark(host: &Host) -> Box<dyn TokenGuard> {
+    change(host, |record| {
+        let refresh_token = record.tokens.refresh_token.as_ref().unwrap();
+        record.intent = Some(Box::new(Intent::to_present(refresh_token, &SystemClock::new().now())));
+    })
+    .await
+}
+
+/// Changes the entry, and keeps its lock.
+async fn change(host: &Host, change: impl FnOnce(&mut StoredTokens)) -> Box<dyn TokenGuard> {
     let store = FileStore::open(FileStoreConfig {
         path: host.store(),
         identity: IdentitySource::Default,
@@ -689,8 +767,7 @@ async fn mark(host: &Host) -> Box<dyn TokenGuard> {
         .await
         .unwrap();
     let mut record = (*guard.read().await.unwrap().unwrap()).clone();
-    let intent = Intent::to_present(record.tokens.refresh_token.as_ref().unwrap(), &SystemClock::new().now());
-    record.intent = Some(Box::new(intent));
+    change(&mut record);
     guard.put(Arc::new(record), OverCorrupt::Refuse).await.unwrap();
     guard
 }

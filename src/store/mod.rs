@@ -341,6 +341,16 @@ impl fmt::Display for StoreError {
 mod tests {
     use super::*;
 
+    /// Nothing is encrypted in memory, so there is nothing to derive a key from.
+    #[tokio::test]
+    async fn a_store_in_memory_counts_no_failures_and_has_no_keys() {
+        let store = memory::MemoryStore::new();
+        assert!(store.errors().is_none());
+        for make in [false, true] {
+            assert!(store.derive_keys("use", make).await.unwrap().is_empty());
+        }
+    }
+
     #[test]
     fn the_mend_is_for_what_the_system_said() {
         for (kind, mend) in [

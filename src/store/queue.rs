@@ -109,6 +109,14 @@ mod tests {
         assert!(queue.lines().is_empty());
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_after_a_day_at_the_latest() {
+        let day = Duration::from_secs(86_400);
+        for (wait, waits) in [(day / 2, day / 2), (day, day), (Duration::MAX, day)] {
+            assert_eq!(deadline(wait), Instant::now() + waits);
+        }
+    }
+
     #[tokio::test]
     async fn a_waiter_that_gave_up_does_not_hold_up_the_next() {
         let queue = Queue::new();

@@ -68,6 +68,17 @@ async fn whoever_follows_entries_is_told_of_those_that_changed(store: impl Backe
     assert!(TokenStore::changed(&store, known).await.contains(&two));
 }
 
+async fn whoever_follows_api_keys_is_told_of_those_that_changed(store: impl Backend) {
+    let mut known = Vec::new();
+    for of in ["one", "two"].map(name) {
+        KeyStore::write(&store, &of, secret("1"), SOON).await.unwrap();
+        let read = KeyStore::read(&store, &of).await.unwrap().unwrap();
+        known.push((of, read));
+    }
+    KeyStore::write(&store, &name("two"), secret("2"), SOON).await.unwrap();
+    assert!(KeyStore::changed(&store, known).await.contains(&name("two")));
+}
+
 async fn fields_that_are_not_there_stay_away(store: impl Backend) {
     let entry = key("github", "");
     let mut bare = tokens("one");
@@ -233,6 +244,7 @@ on_every_backend!(
     absent_is_none_and_not_an_error,
     a_token_set_comes_back_whole_and_under_a_new_revision,
     whoever_follows_entries_is_told_of_those_that_changed,
+    whoever_follows_api_keys_is_told_of_those_that_changed,
     fields_that_are_not_there_stay_away,
     what_was_removed_is_gone_for_every_reader,
     names_that_differ_only_in_case_are_two,

@@ -91,7 +91,10 @@ async fn a_file_copied_over_another_ones_is_not_believed() {
     let victim = key_file(root, "k");
     for source in [key_file(root, "l"), entry_file(root, "a", "c")] {
         fs::copy(&source, &victim).unwrap();
-        assert_corrupt(KeyStore::read(&open(root), &name("k")).await, source.display());
+        let read = KeyStore::read(&open(root), &name("k")).await;
+        let said = read.as_ref().map_or_else(ToString::to_string, |_| String::new());
+        assert!(said.contains("API key k"), "{said}");
+        assert_corrupt(read, source.display());
     }
     // Setting a key is how a corrupt one is mended.
     KeyStore::write(&store, &name("k"), secret("new"), SOON).await.unwrap();

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use secrecy::ExposeSecret as _;
+
 use credbroker::store::{KeyStore, OverCorrupt, TokenStore};
 use data_encoding::{BASE64, HEXLOWER};
 
@@ -438,4 +440,17 @@ async fn what_has_changed_is_told_of_many_records_at_once() {
     assert!(KeyStore::changed(&store, known.clone()).await.is_empty());
     open(directory.path()).write(&name, secret("two"), SOON).await.unwrap();
     assert_eq!(KeyStore::changed(&store, known).await, [name]);
+}
+
+/// Nothing is written that would be too large to be read. How much encryption adds is not always the same.
+#[tokio::test]
+async fn a_record_may_be_some_256_kib_long_and_no_longer() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let write = async |length| KeyStore::write(&store, &name("k"), secret(&"x".repeat(length)), SOON).await;
+    write(255 * 1024).await.unwrap();
+    let error = write(256 * 1024).await.unwrap_err();
+    assert!(error.to_string().contains("too large to be read again"), "{error}");
+    let read = KeyStore::read(&open(directory.path()), &name("k")).await.unwrap();
+    assert_eq!(read.unwrap().expose_secret().len(), 255 * 1024);
 }

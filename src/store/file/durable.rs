@@ -148,10 +148,15 @@ pub(super) fn remove(directory: &Path, name: &str) -> Result<bool, AtPath> {
     remove_if_there(&directory.join(temporary_name(name)))?;
     let was_there = remove_if_there(&directory.join(name))?;
     // Also if it was not there: an earlier removal may have failed between the unlink and this.
-    match sync_directory(directory) {
-        Err(e) if e.cause.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
-        Ok(()) => Ok(was_there),
+    sync_directory(directory).map_or_else(nothing_was_there, |()| Ok(was_there))
+}
+
+/// `false`, if there is no directory either.
+fn nothing_was_there(failed: AtPath) -> Result<bool, AtPath> {
+    if failed.cause.kind() == io::ErrorKind::NotFound {
+        Ok(false)
+    } else {
+        Err(failed)
     }
 }
 
@@ -305,6 +310,14 @@ mod tests {
         sync_directory(&absent).unwrap_err();
         sync_parent(&absent.join("below")).unwrap_err();
         assert!(!remove_if_there(&absent).unwrap());
+        assert!(!remove(&absent, "file").unwrap());
+        let failed = nothing_was_there(AtPath::new(&file, Errno::IO)).unwrap_err();
+        assert_eq!(failed.to_string(), format!("{file:?}: {}", io::Error::from(Errno::IO)));
+        let cause = failed
+            .source()
+            .and_then(|cause| cause.downcast_ref::<io::Error>())
+            .unwrap();
+        assert_eq!(cause.raw_os_error(), Some(Errno::IO.raw_os_error()));
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Keeper {
             if look != Look::Make {
                 return Ok(None);
             }
-            self.make()?;
+            self.make(Instant::now() + MAKING)?;
             identities = self.read_file(&path, OFlags::NOFOLLOW)?;
         }
         if look == Look::Make && !self.durable.load(Ordering::Acquire) {
@@ -218,14 +218,14 @@ impl Keeper {
         none().map_err(|cause| doing().failed(cause))
     }
 
-    /// Makes the identity, unless another process comes first. Whoever sees the file sees all of it.
-    fn make(&self) -> Result<(), StoreError> {
+    /// Makes the identity, unless another process comes first: that one is waited for `until` then. Whoever sees the file sees
+    /// all of it.
+    fn make(&self, until: Instant) -> Result<(), StoreError> {
         let failed = |cause| doing().failed(cause);
         let directory = layout::locks(&self.root);
         let inner = directory.strip_prefix(&self.root).unwrap_or(&directory);
         self.directories.make(&self.root, inner).map_err(failed)?;
         let lock = directory.join(LOCK);
-        let until = Instant::now() + MAKING;
         let held = loop {
             match lock::try_lock(&lock).map_err(failed)? {
                 Some(held) => break held,
@@ -416,62 +416,4 @@ fn judge_directory(path: &Path, rights: &Rights) -> Result<(), String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rights(mode: u32, owner: u32) -> Rights {
-        Rights {
-            mode,
-            owner,
-            own: 1000,
-            is_file: true,
-        }
-    }
-
-    #[test]
-    fn an_identity_that_others_may_use_or_own_is_refused_with_the_mend() {
-        let path = Path::new("/s/identity.txt");
-        for good in [0o600, 0o400, 0o700] {
-            assert_eq!(judge_file(path, &rights(good, 1000)), Ok(()));
-        }
-        for bad in [0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o666] {
-            let mend = judge_file(path, &rights(bad, 1000)).unwrap_err();
-            assert!(mend.contains("chmod 600 \"/s/identity.txt\""), "{mend}");
-        }
-        for owner in [0, 1001] {
-            let mend = judge_file(path, &rights(0o600, owner)).unwrap_err();
-            assert!(mend.contains("chown 1000"), "{mend}");
-        }
-    }
-
-    #[test]
-    fn a_store_directory_that_others_may_write_or_own_is_refused_with_the_mend() {
-        let path = Path::new("/s");
-        assert_eq!(judge_directory(path, &rights(0o755, 1000)), Ok(()));
-        assert!(
-            judge_directory(path, &rights(0o775, 1000))
-                .unwrap_err()
-                .contains("chmod 700")
-        );
-        assert!(
-            judge_directory(path, &rights(0o777, 1000))
-                .unwrap_err()
-                .contains("chmod 700")
-        );
-        assert!(judge_directory(path, &rights(0o700, 0)).unwrap_err().contains("chown"));
-    }
-
-    #[test]
-    fn what_is_no_identity_is_refused_without_quoting_it() {
-        let good = new_identity_file();
-        assert_eq!(Identities::parse(&good).unwrap().all().len(), 1);
-        let two = [good.as_slice(), b"\r\n", new_identity_file().as_slice()].concat();
-        assert_eq!(Identities::parse(&two).unwrap().all().len(), 2);
-        let cut = good.get(..good.len() - 3).unwrap();
-        let texts: [&[u8]; 5] = [b"", b"# nothing\n", b"s3cret", b"\xff", cut];
-        for bad in texts {
-            let said = Identities::parse(bad).err().unwrap();
-            assert!(!said.contains("s3cret") && !said.contains("KEY-1Q"), "{said}");
-        }
-    }
-}
+mod tests;

@@ -270,7 +270,7 @@ impl<C: Content> Records<C> {
         begin(&mut made, number, &doing)?;
         self.may_be_replaced(key, over_corrupt, identities, &doing)?;
         let sealed = envelope::seal(value.as_ref(), key, identities).map_err(|cause| doing.failed(cause))?;
-        if sealed.len() > MAX_RECORD {
+        if !can_be_read_again(sealed.len()) {
             return Err(doing.failed("it is too large to be read again"));
         }
         let place = C::place(key);
@@ -381,6 +381,11 @@ fn error_of(flaw: Flaw, doing: &Doing) -> StoreError {
     }
 }
 
+/// Whether a record of this length is one.
+fn can_be_read_again(length: usize) -> bool {
+    length <= MAX_RECORD
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -404,6 +409,12 @@ mod tests {
         assert!(!probe());
         fs::remove_file(root.path().join("one")).unwrap();
         assert!(probe() && trouble.all().is_empty());
+    }
+
+    #[test]
+    fn a_record_has_at_most_256_kib() {
+        let lengths = [0, 1280, 262_144, 262_145, usize::MAX];
+        assert_eq!(lengths.map(can_be_read_again), [true, true, true, false, false]);
     }
 
     #[test]

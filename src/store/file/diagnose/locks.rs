@@ -1,17 +1,17 @@
 //! Who holds a lock of the store.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, TryLockError},
     os::unix::fs::MetadataExt as _,
     path::Path,
     time::Duration,
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use tokio::time::sleep;
 
 use super::{
-    super::{blocking::Doing, layout},
+    super::{blocking::Doing, durable, layout},
     Diagnosis,
 };
 use crate::store::Operation;
@@ -48,11 +48,9 @@ pub(super) async fn look_at_locks(root: &Path, diagnosis: &mut Diagnosis) {
 
 /// Asks with a shared lock, freed at once: whoever wants the lock at that very moment tries again a millisecond later.
 pub(super) fn is_held(path: &Path) -> bool {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else {
+    let Ok(Some((file, _about))) = durable::open(path, OFlags::NOFOLLOW) else {
         return false;
     };
-    let file = File::from(file);
     let tried = file.try_lock_shared();
     drop(file.unlock());
     matches!(tried, Err(TryLockError::WouldBlock))
@@ -79,7 +77,34 @@ fn holder_of(locks: &str, inode: u64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
+    use crate::store::file::diagnose::Outcome;
+
+    /// Paused time: the look's pause passes when this test waits, and at no other time.
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_is_free_a_moment_later_is_not_worth_a_word() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = layout::locks(root.path()).join("70");
+        fs::create_dir_all(&directory).unwrap();
+        let file = File::create(directory.join("64656661756c74.lock")).unwrap();
+        file.lock().unwrap();
+        let mut held = Diagnosis::default();
+        look_at_locks(root.path(), &mut held).await;
+        let freed = async {
+            sleep(PAUSE / 2).await;
+            file.unlock().unwrap();
+        };
+        let mut short = Diagnosis::default();
+        tokio::join!(look_at_locks(root.path(), &mut short), freed);
+        let outcomes = |diagnosis: &Diagnosis| {
+            let all = diagnosis.findings.iter();
+            all.map(|found| matches!(found.outcome, Outcome::Good(_)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!((outcomes(&held), outcomes(&short)), (vec![false], vec![true]));
+    }
 
     #[test]
     fn the_holder_of_a_lock_is_read_from_what_the_system_tells() {

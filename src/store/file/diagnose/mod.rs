@@ -20,7 +20,7 @@ use super::{
     FileStore, FileStoreConfig, IdentitySource,
     blocking::{Doing, LIMIT},
     identity::{self, Look},
-    layout,
+    layout, network,
     records::UNDECRYPTABLE,
 };
 use crate::{
@@ -107,7 +107,12 @@ impl FileStore {
             }
         };
         let directory = look_at_directory(&root, &mut diagnosis);
-        look_at_file_system(&root, config.allow_network_fs, &mut diagnosis);
+        look_at_file_system(
+            &root,
+            network::file_system(&root),
+            config.allow_network_fs,
+            &mut diagnosis,
+        );
         if matches!(directory, Directory::Unfit) {
             for check in ["identity", "entries", "API keys", "writing", "locks"] {
                 diagnosis.left_out(check);

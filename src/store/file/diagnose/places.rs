@@ -54,19 +54,18 @@ pub(super) fn look_at_directory(root: &Path, diagnosis: &mut Diagnosis) -> Direc
     Directory::Fit
 }
 
-/// The store is made below what is there of its path.
+/// The store is made below what is there of its path: a directory, or the path would be none.
 fn look_above(root: &Path, diagnosis: &mut Diagnosis) -> Directory {
     let there = root.ancestors().skip(1).find(|path| path.exists()).unwrap_or(root);
     match access(there, Access::WRITE_OK | Access::EXEC_OK) {
-        Ok(()) if there.is_dir() => {
+        Ok(()) => {
             diagnosis.good(
                 "directory",
                 format!("{root:?} will be made with the first login or import"),
             );
             Directory::Absent
         }
-        refused => {
-            let cause = refused.err().unwrap_or(Errno::NOTDIR);
+        Err(cause) => {
             let error = opening(root).failed(AtPath::new(there, cause));
             let mend = Some(format!(
                 "let this user write to {there:?}, or set `path` in [store] to another directory"
@@ -77,9 +76,10 @@ fn look_above(root: &Path, diagnosis: &mut Diagnosis) -> Directory {
     }
 }
 
-pub(super) fn look_at_file_system(root: &Path, allowed: bool, diagnosis: &mut Diagnosis) {
+/// `kind`: as [`network::file_system`] tells it.
+pub(super) fn look_at_file_system(root: &Path, kind: Option<&str>, allowed: bool, diagnosis: &mut Diagnosis) {
     let check = "file system";
-    match network::file_system(root) {
+    match kind {
         None => diagnosis.good(check, "not one that hosts are known to share"),
         Some(kind) if allowed => diagnosis.notice(
             check,
@@ -135,4 +135,30 @@ fn locks_exclude(path: &Path) -> Result<bool, AtPath> {
     let refused = lock::try_lock(path)?.is_none();
     held.unlock().map_err(|cause| AtPath::new(path, cause))?;
     Ok(refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_other_hosts_share_is_bad_unless_that_is_allowed() {
+        for (kind, allowed, good, said) in [
+            (None, false, true, "not one that hosts are known to share"),
+            (None, true, true, "not one that hosts are known to share"),
+            (Some("nfs"), true, false, "(nfs), and allow_network_fs is set"),
+            (Some("nfs"), false, false, "(nfs), where its locks may not hold"),
+        ] {
+            let mut diagnosis = Diagnosis::default();
+            look_at_file_system(Path::new("/s"), kind, allowed, &mut diagnosis);
+            let found = diagnosis.findings.pop().unwrap().outcome;
+            let (detail, bad) = match &found {
+                Outcome::Good(detail) | Outcome::Notice { detail, .. } => (detail.clone(), false),
+                Outcome::Bad { error, .. } => (error.to_string(), true),
+            };
+            assert!(detail.contains(said), "{detail}");
+            assert_eq!(matches!(found, Outcome::Good(_)), good, "{detail}");
+            assert_eq!(bad, kind.is_some() && !allowed, "{detail}");
+        }
+    }
 }
