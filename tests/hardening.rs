@@ -11,9 +11,13 @@
 #[expect(dead_code, reason = "each test file uses its own part of what they share")]
 mod command;
 
-use std::{collections::BTreeSet, fs, os::unix::fs::symlink, process::Command};
+use std::{collections::BTreeSet, fs, os::unix::fs::symlink, process::Command, time::Duration};
 
 use command::{Answer, Host, Running, Serve, wait_until};
+use credbroker::{
+    client::{CredentialStore as _, ProxyTokenStore},
+    credential::EntryKey,
+};
 use rustix::process::{Signal, geteuid};
 use serde_json::Value;
 
@@ -246,6 +250,74 @@ fn what_the_system_lacks_is_warned_of_and_shown_and_the_broker_goes_on() {
         assert_eq!(Answer::of(client).succeeded().out, "access-1\n");
         assert_eq!(serve.end_by(Signal::TERM), 0);
     }
+}
+
+/// The socket that [`client_of_a_test`] asks.
+const CLIENT: &str = "CLIENT_OF_A_TEST";
+
+/// A program that is not `credbroker`; without a socket nothing, for this is a test only in name.
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how the test binary tells its child what to do"
+)]
+fn client_of_a_test() {
+    let Some(socket) = std::env::var_os(CLIENT) else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let token = runtime.block_on(async {
+        let store = ProxyTokenStore::new(socket, None).unwrap();
+        store
+            .get_token(&EntryKey::parse("p", "").unwrap(), Duration::ZERO)
+            .await
+    });
+    if token.unwrap().is_some() {
+        println!("it has a token");
+    }
+}
+
+/// Landlock hides other processes from the broker; a thread that was there before still sees them.
+#[test]
+fn a_serve_that_sees_no_process_still_says_which_one_connected() {
+    let host = Host::with_entry();
+    let serve = Serve::start(&host, &[]);
+    let audit = host.path("state/credbroker/audit");
+    if required(check(&host, "process", "landlock")["status"] == "ok", "Landlock").is_none()
+        || required(
+            check(&host, "process", "pinned peers")["status"] == "ok",
+            "SO_PEERPIDFD",
+        )
+        .is_none()
+    {
+        return;
+    }
+    // Whoever has more rights than the broker, or hides like the command `credbroker`, shows nothing.
+    let me = std::env::current_exe().unwrap();
+    let mut client = Command::new(&me);
+    if geteuid().is_root() {
+        client = Command::new("setpriv");
+        client.args(["--inh-caps=-all", "--bounding-set=-all"]).arg(&me);
+    }
+    client
+        .args(["--exact", "client_of_a_test", "--nocapture"])
+        .env(CLIENT, &serve.socket);
+    let answer = Answer::of(client).succeeded();
+    assert!(answer.out.contains("it has a token"), "{answer:?}");
+    assert_eq!(serve.end_by(Signal::TERM), 0);
+    let files = fs::read_dir(audit).unwrap().map(|file| file.unwrap().path());
+    let lines: Vec<Value> = files
+        .flat_map(|file| {
+            let text = fs::read_to_string(file).unwrap();
+            let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+            lines.collect::<Vec<_>>()
+        })
+        .collect();
+    let line = lines
+        .iter()
+        .find(|line| line["operation"] == "GetToken")
+        .unwrap_or_else(|| panic!("{lines:?}"));
+    let namespace = fs::read_link("/proc/self/ns/pid").unwrap();
+    assert_eq!(line["peer_exe"].as_str(), me.to_str(), "{line}");
+    assert_eq!(namespace.to_str().unwrap(), format!("pid:[{}]", line["peer_pid_ns"]));
 }
 
 /// Numbers of descriptors that a child of this process would have, whatever it is: they are not the broker's.

@@ -148,6 +148,17 @@ mod tests {
     use crate::reason::Reason;
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn whether_peers_can_be_held_is_said_as_it_is() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let told = can_pin();
+        assert_eq!(told.is_ok(), peer_pidfd(&one).is_ok());
+        let words = told.as_ref().map_or("SO_PEERPIDFD", |_| "is held until");
+        let told = told.unwrap_or_else(|why| why);
+        assert!(told.contains(words), "{told}");
+    }
+
+    #[test]
     fn only_the_own_uid_and_the_named_ones_pass() {
         let own = rustix::process::geteuid().as_raw();
         let (named, stranger) = (own.wrapping_add(1), own.wrapping_add(2));

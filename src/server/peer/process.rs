@@ -115,7 +115,69 @@ fn ended(pidfd: &OwnedFd) -> Result<bool, Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
+    use rustix::{
+        fs::fcntl_getfl,
+        io::{FdFlags, fcntl_getfd},
+        process::{Pid, PidfdFlags, pidfd_open},
+    };
+
     use super::*;
+
+    fn own() -> i32 {
+        rustix::process::getpid().as_raw_nonzero().get()
+    }
+
+    /// What is held of a process is a place to look from, and stays in this process.
+    #[test]
+    fn a_directory_that_is_held_can_be_neither_listed_nor_inherited() {
+        let process = Process::open(own()).unwrap();
+        let held = fcntl_getfl(&process.dir).unwrap();
+        assert!(held.contains(OFlags::PATH | OFlags::DIRECTORY), "{held:?}");
+        assert_eq!(fcntl_getfd(&process.dir).unwrap(), FdFlags::CLOEXEC);
+        assert_eq!(Process::open(-1).err(), Some(Errno::NOENT));
+    }
+
+    /// The number may be another process's by now: here it is this one's.
+    #[test]
+    fn a_process_that_has_ended_is_told_from_whoever_has_its_number_now() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        assert_eq!(ended(&pidfd), Ok(false));
+        assert!(Process::pinned(own(), &pidfd).is_ok());
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(ended(&pidfd), Ok(true));
+        assert_eq!(Process::pinned(own(), &pidfd).err(), Some(Errno::SRCH));
+    }
+
+    /// The groups come before the name spaces. Only the administrator can have so many.
+    #[test]
+    fn a_state_with_thousands_of_groups_is_read_to_its_end() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let groups: Vec<String> = (1_000_000_000..1_000_004_000)
+            .map(|group: u32| group.to_string())
+            .collect();
+        let mut child = Command::new("setpriv")
+            .args(["--groups", &groups.join(","), "sh", "-c", "echo; cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The groups are set when something is said.
+        let mut said = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        let pid = Pid::from_child(&child).as_raw_nonzero().get();
+        let status = Process::open(pid).unwrap().status();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        let parent = own();
+        assert_eq!(status.map(|status| status.parent), Ok(parent));
+    }
 
     #[test]
     fn a_state_is_read_or_nothing_is_known() {
