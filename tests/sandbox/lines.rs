@@ -191,3 +191,43 @@ fn a_home_that_everything_else_is_in_is_not_emptied() {
         assert_eq!(count, usize::from(emptied || home == "/tmp"), "{home}");
     }
 }
+
+/// The number of a descriptor is put where the runtime gets it, and nowhere in the command.
+#[test]
+fn a_command_of_two_words_stays_as_it_is() {
+    for (runtime, once) in [(Runtime::Bwrap, 1), (Runtime::Podman, 0)] {
+        for command in [["echo", "FD"], ["--json-status-fd", "x"]] {
+            let request = Request {
+                command: command.map(Into::into).into(),
+                ..request(runtime)
+            };
+            let line = line(request, host(runtime, 0)).unwrap();
+            let words: Vec<_> = line.arguments(17).collect();
+            assert_eq!(words.last_chunk(), Some(&command.map(std::ffi::OsString::from)));
+            assert_eq!(words.iter().filter(|word| *word == "17").count(), once);
+        }
+    }
+}
+
+#[test]
+fn the_first_process_of_a_container_is_asked_for_by_its_name() {
+    for (runtime, asked) in [
+        (Runtime::Bwrap, None),
+        (Runtime::Podman, Some("/usr/bin/podman")),
+        (Runtime::Docker, Some("/usr/bin/docker")),
+    ] {
+        let broker = Broker {
+            id: "AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
+            directory: "/r/A/sandbox".into(),
+        };
+        let sandbox = Sandbox::new(request(runtime), host(runtime, 0)).unwrap();
+        for line in [sandbox.first_process(&broker), sandbox.removal(&broker)] {
+            assert_eq!(line.as_ref().map(|line| line.program.to_str().unwrap()), asked);
+            let names = |line: &CommandLine| {
+                line.arguments(-1)
+                    .any(|word| word == "credbroker-AAAAAAAAAAAAAAAAAAAAAA")
+            };
+            assert!(line.as_ref().is_none_or(names));
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Who the command is, for each runtime: what the runtime is told, and which uids of the host may call.
 
-use credbroker::sandbox::{Daemon, IdMap, User, Userns};
+use credbroker::sandbox::{Daemon, IdMap, User, Userns, asks_for_subordinates};
 
 use super::*;
 
@@ -217,5 +217,23 @@ fn bwrap_has_the_user_and_nobody_else() {
             error.is_usage() && error.to_string().contains("the command is you"),
             "{error}"
         );
+    }
+}
+
+#[test]
+fn podman_is_asked_for_its_uids_where_a_user_may_stand_for_one_of_them() {
+    for (words, uid, asks) in [
+        ("", 1000, false),
+        ("userns=keep-id", 1000, false),
+        ("user=5", 1000, true),
+        ("uidmap=0:1:5", 1000, true),
+        ("userns=nomap", 1000, true),
+        ("userns=nomap user=5 uidmap=0:1:5", 0, false),
+        ("user=5", 0, false),
+        ("uidmap=0:1:5", 0, false),
+        ("userns=nomap", 0, false),
+    ] {
+        let request = asked(Runtime::Podman, words);
+        assert_eq!(asks_for_subordinates(&request, uid), asks, "{words} {uid}");
     }
 }

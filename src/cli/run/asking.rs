@@ -84,6 +84,18 @@ pub(super) fn question<'v>(
     command
 }
 
+/// What stands in a `uid_map`; `None`: nothing, or something else.
+fn id_maps(text: &str) -> Option<Vec<IdMap>> {
+    let maps: Option<Vec<IdMap>> = text
+        .lines()
+        .map(|line| {
+            let numbers: Vec<&str> = line.split_whitespace().collect();
+            numbers.join(":").parse().ok()
+        })
+        .collect();
+    maps.filter(|maps| !maps.is_empty())
+}
+
 /// A runtime's program, ready to be asked.
 pub(in crate::cli) struct Asked<'a> {
     pub(in crate::cli) runtime: Runtime,
@@ -98,15 +110,7 @@ impl Asked<'_> {
     pub(in crate::cli) async fn subordinates(&self) -> Result<Vec<IdMap>, SandboxError> {
         let mend = "see whether `podman unshare true` works; newuidmap comes with the package uidmap";
         let said = self.answer(&["unshare", "cat", "/proc/self/uid_map"], mend).await?;
-        let maps: Option<Vec<IdMap>> = said
-            .lines()
-            .map(|line| {
-                let numbers: Vec<&str> = line.split_whitespace().collect();
-                numbers.join(":").parse().ok()
-            })
-            .collect();
-        maps.filter(|maps| !maps.is_empty())
-            .ok_or_else(|| self.silent("it did not tell its uids", mend))
+        id_maps(&said).ok_or_else(|| self.silent("it did not tell its uids", mend))
     }
 
     /// Whose docker's daemon is.
@@ -147,5 +151,133 @@ impl Asked<'_> {
             said: said.into(),
             mend,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    /// A program in a directory of its own; without a script it is a directory.
+    fn make(directory: &Path, name: &str, mode: u32, script: Option<&str>) -> PathBuf {
+        let path = directory.join(name);
+        fs::create_dir_all(directory).unwrap();
+        match script {
+            Some(script) => fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap(),
+            None => fs::create_dir(&path).unwrap(),
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    /// What this script makes of the question.
+    async fn answer(script: &str) -> Result<Vec<IdMap>, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let program = make(directory.path(), "podman", 0o644, Some(script));
+        // By way of a shell: a file that another thread's child still holds open cannot be executed.
+        let wrapper = directory.path().join("wrapper");
+        std::os::unix::fs::symlink("/bin/sh", &wrapper).unwrap();
+        let environment = [("ENV_OF", "the test")].into_iter().collect();
+        let asked = Asked {
+            runtime: Runtime::Podman,
+            program: &wrapper,
+            path: OsStr::new(USUAL_PATH),
+            environment: &environment,
+            secrets: &[],
+        };
+        let said = asked.answer(&[program.to_str().unwrap()], "mend it").await;
+        said.map_err(|error| error.to_string())
+            .and_then(|said| id_maps(&said).ok_or_else(|| "no maps".to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_runtime_tells_its_uids_or_why_not() {
+        let map = |inside, outside, size| IdMap { inside, outside, size };
+        assert_eq!(
+            answer("echo '  0   1000     1'; echo '  1 100000 65536'").await,
+            Ok(vec![map(0, 1000, 1), map(1, 100_000, 65_536)])
+        );
+        for script in ["true", "echo 0 1000", "echo 0 1000 1; echo x"] {
+            assert_eq!(answer(script).await, Err("no maps".to_owned()), "{script}");
+        }
+        let failed = answer("echo first >&2; echo 'it is broken' >&2; echo >&2; exit 3")
+            .await
+            .unwrap_err();
+        assert!(
+            failed.contains("it is broken") && failed.contains("mend it"),
+            "{failed}"
+        );
+        let silent = answer("exit 3").await.unwrap_err();
+        assert!(silent.contains("it failed without a word"), "{silent}");
+    }
+
+    /// `env` runs what podman is asked to run, and `echo` answers with something else.
+    #[tokio::test]
+    async fn the_uids_are_those_that_the_runtime_sees() {
+        let environment = Environment::default();
+        let ask = async |program: &str| {
+            let asked = Asked {
+                runtime: Runtime::Podman,
+                program: Path::new(program),
+                path: OsStr::new(USUAL_PATH),
+                environment: &environment,
+                secrets: &[],
+            };
+            asked.subordinates().await.map_err(|error| error.to_string())
+        };
+        let here = fs::read_to_string("/proc/self/uid_map").unwrap();
+        assert_eq!(ask("/usr/bin/env").await.ok(), id_maps(&here));
+        let error = ask("/bin/echo").await.unwrap_err();
+        assert!(error.contains("it did not tell its uids"), "{error}");
+    }
+
+    #[test]
+    fn a_program_is_the_first_file_of_its_name_that_can_be_executed() {
+        let directory = tempfile::tempdir().unwrap();
+        let [none, directories, text, real, later] =
+            ["none", "directories", "text", "real", "later"].map(|name| directory.path().join(name));
+        fs::create_dir(&none).unwrap();
+        make(&directories, "bwrap", 0o755, None);
+        make(&text, "bwrap", 0o644, Some("exit 0"));
+        let want = make(&real, "bwrap", 0o755, Some("exit 0"));
+        make(&later, "bwrap", 0o755, Some("exit 0"));
+        let path = std::env::join_paths([&none, &directories, &text, &real, &later]).unwrap();
+        assert_eq!(program(Runtime::Bwrap, &path).ok(), Some(want));
+        let path = std::env::join_paths([&none, &directories, &text]).unwrap();
+        assert!(matches!(
+            program(Runtime::Bwrap, &path),
+            Err(SandboxError::NoProgram {
+                runtime: Runtime::Bwrap
+            })
+        ));
+    }
+
+    #[test]
+    fn no_variable_leads_to_where_a_sandbox_can_write_and_the_others_stay() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path().canonicalize().unwrap();
+        let writable = directory.join("project");
+        fs::create_dir(&writable).unwrap();
+        let link = directory.join("link");
+        std::os::unix::fs::symlink(&writable, &link).unwrap();
+        let inside = writable.display().to_string();
+        let variables = [
+            ("PATH", format!("/usr/bin:{inside}/bin:relative:/bin")),
+            ("SAME", inside.clone()),
+            ("OPTION", format!("-L{inside}/lib")),
+            ("AMONG_OTHERS", format!("/usr/lib:{}/lib", link.display())),
+            ("BY_A_LINK", link.display().to_string()),
+            ("ABOVE", directory.display().to_string()),
+            ("ELSEWHERE", "/usr/lib:/lib".to_owned()),
+            ("RELATIVE", "lib:.".to_owned()),
+            ("EMPTY", String::new()),
+            ("LONG", "x".repeat(500)),
+        ];
+        let trusted = trusted(&variables.into_iter().collect(), &[place(&writable)]);
+        let kept: Vec<&str> = trusted.all().map(|(name, _)| name.to_str().unwrap()).collect();
+        assert_eq!(kept, ["ABOVE", "ELSEWHERE", "EMPTY", "LONG", "PATH", "RELATIVE"]);
+        assert_eq!(trusted.get("PATH"), Some(OsStr::new("/usr/bin:/bin")));
     }
 }

@@ -95,14 +95,19 @@ pub(super) fn source(path: &Path) -> io::Result<Source> {
 /// The homes of this user: what HOME says, and what the system says.
 pub(super) fn homes(environment: &Environment, uid: u32) -> Vec<Place> {
     let accounts = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let account = home_of(&accounts, uid);
+    environment.home().into_iter().chain(account).map(place).collect()
+}
+
+/// As the lines of /etc/passwd have it, unless that is everything or nowhere.
+fn home_of(accounts: &str, uid: u32) -> Option<&Path> {
     let account = accounts.lines().find_map(|line| {
         let mut fields = line.split(':').skip(2);
         (fields.next()? == uid.to_string()).then(|| fields.nth(2))?
     });
-    let account = account
+    account
         .map(Path::new)
-        .filter(|home| home.is_absolute() && home.parent().is_some());
-    environment.home().into_iter().chain(account).map(place).collect()
+        .filter(|home| home.is_absolute() && home.parent().is_some())
 }
 
 /// What belongs to credbroker and to no sandbox.
@@ -214,4 +219,155 @@ pub(super) fn without_dots(path: &Path) -> PathBuf {
         }
     }
     plain
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::{fs::symlink, net::UnixListener};
+
+    use super::*;
+
+    /// Known by its file alone, not by its path.
+    fn by_id(path: &Path) -> Place {
+        Place::new("/elsewhere".into(), id(path), Vec::new())
+    }
+
+    #[test]
+    fn what_is_not_there_yet_lies_where_the_links_on_the_way_lead() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap().join("real");
+        fs::create_dir(&real).unwrap();
+        let link = directory.path().join("link");
+        symlink(&real, &link).unwrap();
+        let absent = place(&link.join("absent/deep"));
+        assert_eq!(absent.path(), real.join("absent/deep"));
+        assert!(by_id(&real).holds(&absent) && by_id(real.parent().unwrap()).holds(&absent));
+        let there = place(&link);
+        assert_eq!(there.path(), real);
+        assert!(by_id(&real).holds(&there) && by_id(real.parent().unwrap()).holds(&there));
+        fs::create_dir(real.join("other")).unwrap();
+        assert!(!by_id(&real.join("other")).holds(&absent));
+        // What is there is in no other one only because that one is not there.
+        assert!(!absent.holds(&there) && !place(&real.join("absent")).holds(&there));
+    }
+
+    #[test]
+    fn a_way_passes_a_link_only_where_one_is_below_its_beginning() {
+        let directory = tempfile::tempdir().unwrap();
+        let (real, link) = (directory.path().join("real"), directory.path().join("link"));
+        fs::create_dir_all(real.join("plain")).unwrap();
+        symlink(&real, &link).unwrap();
+        symlink("nowhere", real.join("broken")).unwrap();
+        let passes = |from: &Path, rest: &str| {
+            passes_a_link(&Way {
+                from: from.to_owned(),
+                rest: rest.into(),
+                destination: "/inside".into(),
+            })
+        };
+        assert!(!passes(&real, "plain") && !passes(&link, "plain/absent") && !passes(&real, ""));
+        assert!(passes(&real, "broken") && passes(&real, "broken/below") && passes(directory.path(), "link/plain"));
+    }
+
+    #[test]
+    fn a_source_is_what_is_there_under_the_name_that_was_given() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        fs::create_dir(root.join("directory")).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        let _socket = UnixListener::bind(root.join("socket")).unwrap();
+        symlink("directory", root.join("link")).unwrap();
+        for (name, kind, leads_to) in [
+            ("directory", Kind::Directory, "directory"),
+            ("file", Kind::File, "file"),
+            ("socket", Kind::Other, "socket"),
+            ("absent", Kind::Absent, "absent"),
+            ("link", Kind::Directory, "directory"),
+        ] {
+            let source = source(&root.join(name)).unwrap();
+            assert_eq!(
+                (source.kind, source.place.path()),
+                (kind, &*root.join(leads_to)),
+                "{name}"
+            );
+            assert_eq!(source.named, root.join(name));
+        }
+        // Where `..` leads is not what the name says.
+        let source = source(&root.join("link/../file")).unwrap();
+        assert_eq!((source.named, source.kind), (root.join("file"), Kind::File));
+    }
+
+    #[test]
+    fn a_user_has_the_home_of_its_account_and_the_one_of_its_environment() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = directory.path().canonicalize().unwrap();
+        let environment: Environment = [("HOME", &home)].into_iter().collect();
+        let paths = |environment: &Environment, uid| -> Vec<PathBuf> {
+            let homes = homes(environment, uid).into_iter();
+            homes.map(|home| home.path().to_owned()).collect()
+        };
+        let accounts = fs::read_to_string("/etc/passwd").unwrap();
+        let root = accounts.lines().find_map(|line| line.strip_prefix("root:")).unwrap();
+        let roots = Path::new(root.split(':').nth(4).unwrap()).canonicalize().unwrap();
+        assert_eq!(paths(&environment, 0), [home.clone(), roots.clone()]);
+        assert_eq!(paths(&Environment::default(), 0), [roots]);
+        assert_eq!(paths(&environment, u32::MAX - 7), [home]);
+    }
+
+    #[test]
+    fn an_account_without_a_home_of_its_own_has_none() {
+        let accounts = "root:x:0:0:root:/root:/bin/sh\nodd\na:x:1:1::/:/bin/sh\nb:x:2:2::home:/bin/sh\nc:x:3:3:::\n";
+        for (uid, home) in [(0, Some("/root")), (1, None), (2, None), (3, None), (4, None)] {
+            assert_eq!(home_of(accounts, uid), home.map(Path::new), "{uid}");
+        }
+    }
+
+    #[test]
+    fn dots_go_and_nothing_else_does() {
+        for (path, plain) in [("/a/./b/../c", "/a/c"), ("/..", "/"), ("a/b/..", "a"), ("/a", "/a")] {
+            assert_eq!(without_dots(Path::new(path)), Path::new(plain));
+        }
+    }
+
+    #[test]
+    fn the_neighbours_of_an_identity_are_private_unless_they_are_somebody_elses() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = directory.path().canonicalize().unwrap();
+        let whose = |identity: PathBuf| -> Vec<PathBuf> {
+            let mut config = Config::default();
+            config.store.identity = IdentitySource::File(identity);
+            let own = own(&config, None, &Environment::default(), &[place(&home)]).into_iter();
+            own.filter(|own| own.what == "the directory of the store's identity")
+                .map(|own| own.place.path().to_owned())
+                .collect()
+        };
+        assert_eq!(whose(home.join("keys/identity.txt")), [home.join("keys")]);
+        // Beside a home, and beside the system's own directories.
+        assert!(whose(home.join("identity.txt")).is_empty());
+        assert!(whose("/identity.txt".into()).is_empty());
+        assert_eq!(whose("/srv/keys/identity.txt".into()), [Path::new("/srv/keys")]);
+    }
+
+    #[test]
+    fn what_only_some_may_read_is_found_below_what_everybody_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        let mode = |name: &str, mode| {
+            let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            fs::set_permissions(root.join(name), permissions).unwrap();
+        };
+        for name in ["open", "open/deep", "closed", "closed/deep"] {
+            fs::create_dir(root.join(name)).unwrap();
+            mode(name, 0o755);
+        }
+        for (name, of) in [("open/public", 0o644), ("open/deep/key", 0o640), ("closed/key", 0o600)] {
+            fs::write(root.join(name), "").unwrap();
+            mode(name, of);
+        }
+        let _socket = UnixListener::bind(root.join("open/socket")).unwrap();
+        mode("open/socket", 0o600);
+        symlink("deep/key", root.join("open/link")).unwrap();
+        mode("closed", 0o700);
+        assert_eq!(private(root), [root.join("closed"), root.join("open/deep/key")]);
+    }
 }
