@@ -263,6 +263,35 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_names_the_right_and_both_ways_to_give_it() {
+        for (right, words) in [
+            (
+                Right::Read,
+                "to read p/b: the host allows it with `--allow p/b` (in a policy file, `allow`)",
+            ),
+            (
+                Right::Login,
+                "to log in to p/b: the host allows it with `--allow-login p/b` (in a policy file, `allow_login`)",
+            ),
+            (
+                Right::Save,
+                "to save p/b: the host allows it with `--allow-save p/b` (in a policy file, `allow_save`)",
+            ),
+            (
+                Right::Remove,
+                "to remove p/b: the host allows it with `--allow-remove p/b` (in a policy file, `allow_remove`)",
+            ),
+        ] {
+            let refused = crate::broker::Error::Unauthorized {
+                right,
+                key: entry("p/b"),
+            };
+            let said = format!("the policy of this sandbox does not allow {words}");
+            assert_eq!(refused.to_string(), said);
+        }
+    }
+
+    #[test]
     fn entry_patterns_mean_what_the_documentation_says() {
         // Pattern, canonical form, what it matches, what it does not.
         let table: &[(&str, &str, &[&str], &[&str])] = &[

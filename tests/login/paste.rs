@@ -1,5 +1,7 @@
 //! The flow whose user pastes a code.
 
+use std::time::Duration;
+
 use credbroker::{
     broker::{Caller, page::PageRequest},
     oauth::{Flow, Seen, login::LoginTrouble},
@@ -31,6 +33,19 @@ async fn a_pasted_code_becomes_a_stored_entry() {
         Err(Reason::SessionAlreadyUsed)
     );
     assert_eq!(house.desk.exchanged(), ["code"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_names_no_lifetime_gets_the_one_of_its_provider() {
+    let house = House::new(&ALL);
+    house.desk.tells_no_lifetime();
+    let box_ = sandbox("box");
+    let begun = house.begin(&box_, Flow::PkceRedirect).await;
+    house.paste(&box_, &begun.session, "code").await.unwrap();
+    let tokens = house.stored().await.unwrap().tokens.clone();
+    assert_eq!(tokens.expiry.unwrap().lifetime, Duration::from_secs(1800));
+    // And was not renewed at once.
+    assert_eq!(house.token().await.as_deref(), Some("at-login-1"));
 }
 
 #[tokio::test(start_paused = true)]

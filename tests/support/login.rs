@@ -64,6 +64,7 @@ struct Script {
     unavailable: bool,
     lacks: Option<&'static str>,
     unsendable: bool,
+    lifetime: Option<Duration>,
     refused: bool,
     asked: Vec<Instant>,
     exchanged: Vec<String>,
@@ -83,6 +84,7 @@ impl Desk {
                 unavailable: false,
                 lacks: None,
                 unsendable: false,
+                lifetime: Some(Duration::from_secs(3600)),
                 refused: false,
                 asked: Vec::new(),
                 exchanged: Vec::new(),
@@ -106,6 +108,11 @@ impl Desk {
 
     pub(crate) fn device_lifetime(&self, seconds: u64) {
         self.script().device_lifetime = Some(Duration::from_secs(seconds));
+    }
+
+    /// Answers do not say for how long their tokens are good.
+    pub(crate) fn tells_no_lifetime(&self) {
+        self.script().lifetime = None;
     }
 
     /// What exchanges of a code bring from now on.
@@ -181,7 +188,7 @@ impl Desk {
         Box::new(TokenAnswer {
             access_token: (!script.unsendable).then(|| format!("at-login-{made}").into()),
             refresh_token: Some(format!("rt-login-{made}").into()),
-            lifetime: Some(Duration::from_secs(3600)),
+            lifetime: script.lifetime,
             token_type: None,
             scope: None,
             subject: (!subject.is_empty()).then(|| subject.to_owned()),
@@ -332,7 +339,7 @@ impl Provider for Desk {
     }
 
     fn default_lifetime(&self) -> Duration {
-        Duration::from_secs(3600)
+        Duration::from_secs(1800)
     }
 
     fn may_repeat_ambiguous(&self) -> bool {
