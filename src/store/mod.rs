@@ -347,7 +347,13 @@ mod tests {
         let store = memory::MemoryStore::new();
         assert!(store.errors().is_none());
         for make in [false, true] {
-            assert!(store.derive_keys("use", make).await.unwrap().is_empty());
+            assert!(
+                store
+                    .derive_keys(["one use", "another"], make)
+                    .await
+                    .unwrap()
+                    .is_empty()
+            );
         }
     }
 

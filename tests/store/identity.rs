@@ -228,11 +228,12 @@ async fn another_stores_identity_decrypts_nothing_and_every_identity_of_a_file_d
 #[tokio::test]
 async fn a_key_that_is_derived_makes_the_identity_only_where_that_is_asked_for() {
     let directory = tempfile::tempdir().unwrap();
-    let derive = async |info, make| open(directory.path()).derive_keys(info, make).await.unwrap();
-    assert!(derive("use", false).await.is_empty());
+    let derive = async |uses, make| open(directory.path()).derive_keys(uses, make).await.unwrap();
+    assert!(derive(["a use", "another"], false).await.is_empty());
     assert!(!directory.path().join("identity.txt").exists());
-    let made = derive("use", true).await;
+    let made = derive(["a use", "another"], true).await;
     assert_eq!(made.len(), 1);
-    assert_eq!(derive("use", false).await, made);
-    assert_ne!(derive("another", true).await, made);
+    assert_eq!(derive(["a use", "another"], false).await, made);
+    let [one, other] = &made[0];
+    assert_ne!(one, other);
 }

@@ -59,14 +59,13 @@ fn keys_that_are_derived_are_of_one_identity_and_one_use() {
         .map(|file| file.to_vec())
         .concat();
     let identities = Identities::parse(&text).unwrap();
-    for info in ["one use", "another"] {
-        let want = identities.all().iter().map(|identity| {
-            let extracted = mac(&[0; 32], identity.to_string().expose_secret().as_bytes());
-            mac(&extracted, &[info.as_bytes(), &[1]].concat())
-        });
-        let derived: Vec<[u8; 32]> = identities.derive(info).into_iter().map(|key| *key).collect();
-        assert_eq!(derived, want.collect::<Vec<_>>());
-    }
+    let uses = ["one use", "another"];
+    let want = identities.all().iter().map(|identity| {
+        let extracted = mac(&[0; 32], identity.to_string().expose_secret().as_bytes());
+        uses.map(|info| mac(&extracted, &[info.as_bytes(), &[1]].concat()))
+    });
+    let derived = identities.derive(uses).into_iter().map(|keys| keys.map(|key| *key));
+    assert_eq!(derived.collect::<Vec<_>>(), want.collect::<Vec<_>>());
 }
 
 #[test]
