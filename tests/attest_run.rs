@@ -14,6 +14,7 @@ mod command;
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
+    path::Path,
     process::Command,
 };
 
@@ -25,9 +26,12 @@ const DOCKER: &str = r#"#!/bin/sh
 case "$1" in
 info) echo '[]' ;;
 container)
-  [ "$2 $3 $4" = "inspect --format {{.State.Pid}}" ] || exit 64
-  cat "$HOME/first" 2>/dev/null || echo 0
+  case "$2 $3 $4" in
+  "inspect --format {{.State.Pid}}") cat "$HOME/first" 2>/dev/null || echo 0 ;;
+  *) exit 64 ;;
+  esac
   ;;
+rm) kill -9 $(cat "$HOME/first") ;;
 run)
   while [ "$1" != image ]; do
     case "$1" in
@@ -59,9 +63,17 @@ fn namespaces() -> bool {
     can
 }
 
-fn run(host: &Host, script: &str) -> Command {
-    let docker = host.write("bin/docker", DOCKER);
+fn write_docker(host: &Host, script: &str) {
+    let docker = host.write("bin/docker", script);
     fs::set_permissions(docker, Permissions::from_mode(0o700)).unwrap();
+}
+
+fn with_docker(host: &Host) -> String {
+    format!("{}:{PATH}", host.path("bin").display())
+}
+
+fn run(host: &Host, docker: &str, script: &str) -> Command {
+    write_docker(host, docker);
     let flags = [
         "run",
         "--sandbox",
@@ -75,9 +87,7 @@ fn run(host: &Host, script: &str) -> Command {
     ];
     let mut command = host.command(&flags);
     command.args(["--", "sh", "-c", script]);
-    command
-        .env("BIN", BIN)
-        .env("PATH", format!("{}:{PATH}", host.path("bin").display()));
+    command.env("BIN", BIN).env("PATH", with_docker(host));
     command
 }
 
@@ -89,7 +99,7 @@ fn a_container_is_served_as_soon_as_it_is_known_and_nobody_else_is() {
     let host = Host::with_entry();
     // It asks before it is known, and waits for the answer.
     let script = "\"$BIN\" token get p; echo \"$CREDBROKER_SOCKET $CREDBROKER_CAPABILITY\"; read x; exit 0";
-    let run = Running::start(run(&host, script));
+    let run = Running::start(run(&host, DOCKER, script));
     assert_eq!(run.line(), "access-1");
     let line = run.line();
     let (socket, capability) = line.split_once(' ').unwrap();
@@ -100,6 +110,54 @@ fn a_container_is_served_as_soon_as_it_is_known_and_nobody_else_is() {
         .env("CREDBROKER_CAPABILITY", capability);
     Answer::of(outside).failed(77).saying("--attest pidns");
     assert_eq!(run.end(), 0);
+}
+
+#[test]
+fn a_container_without_process_numbers_of_its_own_is_not_waited_for() {
+    let host = Host::with_entry();
+    let docker = DOCKER.replace("--pid --fork", "--fork");
+    Answer::of(run(&host, &docker, "\"$BIN\" token get p; sleep 60"))
+        .failed(125)
+        .saying("the container has the process numbers of this host")
+        .saying("--pid=host");
+    let first = fs::read_to_string(host.path("first")).unwrap();
+    assert!(
+        !Path::new("/proc").join(first.trim()).exists(),
+        "the container was left"
+    );
+}
+
+/// In a pid name space that shows the /proc of another one, whoever has a peer's number there is somebody else.
+#[test]
+fn where_proc_shows_other_processes_none_is_described_and_a_sandbox_of_ones_own_is_not_begun() {
+    if !namespaces() {
+        return;
+    }
+    let host = Host::with_entry();
+    write_docker(&host, DOCKER);
+    let within = |arguments: &str| {
+        let script =
+            "[ \"$(id -u)\" = 0 ] || flags='--user --map-root-user'; exec unshare $flags --pid --fork \"$BIN\" ";
+        let mut command = host.shell(&format!("{script}{arguments}"));
+        command.env("PATH", with_docker(&host));
+        Answer::of(command)
+    };
+    let answer = within("run --allow p -- \"$BIN\" token get p").succeeded();
+    assert_eq!(answer.out, "access-1\n");
+    let audit = fs::read_dir(host.path("state/credbroker/audit")).unwrap();
+    let text: String = audit
+        .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    let line = text.lines().find(|line| line.contains("\"GetToken\"")).unwrap();
+    assert!(
+        line.contains("\"peer_pid\":") && !line.contains("peer_exe") && !line.contains("_ns\""),
+        "{line}"
+    );
+    for arguments in ["run --sandbox docker --image image --attest pidns -- true", "doctor"] {
+        let answer = within(arguments);
+        let said = format!("{}{}", answer.out, answer.err);
+        assert!(said.contains("/proc is that of another pid name space"), "{said}");
+    }
 }
 
 #[test]

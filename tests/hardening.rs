@@ -430,3 +430,17 @@ fn memory_is_locked_where_no_limit_stands_in_the_way() {
     );
     assert_eq!(serve.end_by(Signal::TERM), 0);
 }
+
+#[test]
+fn doctor_judges_a_serve_with_the_configuration_that_it_would_have() {
+    let host = Host::with_entry();
+    let answer = Answer::of(host.shell("CREDBROKER_STORE_IDENTITY_COMMAND='cat identity' exec \"$BIN\" doctor --json"));
+    let document: Value = serde_json::from_str(&answer.out).unwrap();
+    let checks = document["checks"].as_array().unwrap();
+    for name in ["no capabilities", "no new privileges", "system calls", "landlock"] {
+        let of_it: Vec<&Value> = checks.iter().filter(|check| check["check"] == name).collect();
+        assert_eq!(of_it.len(), 1, "{name}: {of_it:?}");
+        let detail = of_it[0]["detail"].as_str().unwrap();
+        assert!(detail.starts_with("not in force: not taken with"), "{name}: {detail}");
+    }
+}

@@ -399,16 +399,27 @@ fn a_socket_for_mapped_users_can_be_reached_by_them_and_lets_in_nobody_else() {
 }
 
 #[test]
-fn a_runtimes_code_is_the_commands_and_125_is_explained() {
+fn a_runtimes_code_is_the_commands_and_what_may_be_the_runtimes_own_is_explained() {
     let (host, _) = host();
-    for code in [0, 3, 126, 127] {
+    for code in [0, 3, 124, 128] {
         let answer = Answer::of(with_podman(&host, &format!("exit {code}"), &[], &["true"]));
         assert_eq!((answer.code, answer.err.as_str()), (code, ""), "{answer:?}");
     }
-    Answer::of(with_podman(&host, "echo no cgroups >&2; exit 125", &[], &["true"]))
-        .failed(125)
+    // What podman runs below itself has the codes of a command that cannot be started.
+    for code in [125, 126, 127] {
+        Answer::of(with_podman(
+            &host,
+            &format!("echo no cgroups >&2; exit {code}"),
+            &[],
+            &["true"],
+        ))
+        .failed(code)
         .saying("no cgroups")
-        .saying("podman ended with 125. Unless your command ended so, its container did not start");
+        .saying(&format!(
+            "podman ended with {code}. Unless your command ended so, it was not started"
+        ))
+        .saying("whether `podman run --rm IMAGE true` works");
+    }
     let mut run = sandbox(&host, &["docker", "--image", "i"], &["true"]);
     let fakes = program(
         &host,

@@ -27,8 +27,10 @@ use crate::cli::{
     signals::Signals,
 };
 
-const CANNOT_EXECUTE: u8 = 126;
-const NOT_FOUND: u8 = 127;
+/// A command that is there, and no program.
+pub(super) const CANNOT_EXECUTE: u8 = 126;
+/// A command that is not there.
+pub(super) const NOT_FOUND: u8 = 127;
 /// How long a terminal may take for a command's last words.
 const PATIENCE: Duration = Duration::from_secs(5);
 

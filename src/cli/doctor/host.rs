@@ -44,7 +44,7 @@ pub(super) async fn look(explicit: Option<&Path>, environment: &Environment, rep
     report.begins(machine::CLOCK);
     machine::look_at_clock(newest, report);
     report.begins(machine::PROCESS);
-    machine::look_at_process(report);
+    machine::look_at_process(config.as_ref(), report);
     sandboxes::look(config.as_ref(), environment, report).await;
 }
 

@@ -11,6 +11,7 @@ use crate::{
         hardening::{self, Protection},
     },
     clock::{Clock as _, Now, SystemClock},
+    config::Config,
 };
 
 pub(super) const CLOCK: &str = "clock";
@@ -75,8 +76,8 @@ fn judge_clock(now: &Now, newest: Option<Timestamp>, report: &mut Report) {
 }
 
 /// What a `serve` that is started here takes from itself; what it says of itself stands with the brokers.
-pub(super) fn look_at_process(report: &mut Report) {
-    for Protection { name, in_force, detail } in hardening::tried() {
+pub(super) fn look_at_process(config: Option<&Config>, report: &mut Report) {
+    for Protection { name, in_force, detail } in hardening::tried(config) {
         if in_force {
             report.ok(PROCESS, name, detail);
         } else if !hardening::is_amiss(name, &detail) {

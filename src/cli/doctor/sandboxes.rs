@@ -78,6 +78,10 @@ pub(super) async fn look(config: Option<&Config>, environment: &Environment, rep
 }
 
 fn told(runtime: Runtime, said: &str, report: &mut Report) {
+    let said = match runtime {
+        Runtime::Podman => &format!("{said}; no container was tried"),
+        Runtime::Bwrap | Runtime::Docker => said,
+    };
     if runtime == Runtime::Podman && podmans_init().is_none() {
         let detail =
             format!("{said}; without tini a command is process 1, and signals that it does not handle are lost");

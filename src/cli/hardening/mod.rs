@@ -65,6 +65,22 @@ impl Protections {
         self.add(CONFINED[2], system_calls::deny());
     }
 
+    /// Whether a command of the configuration keeps a `serve` from giving anything up: it runs with the user's rights, and what
+    /// is taken from this process cannot be given back to it.
+    fn leaves_out(&mut self, config: &Config) -> bool {
+        let command = config.a_command();
+        if let Some(command) = &command {
+            self.chosen(&format!("with {command}"));
+        }
+        command.is_some()
+    }
+
+    fn chosen(&mut self, why: &str) {
+        for name in CONFINED {
+            self.add(name, Err(format!("{CHOSEN} {why}, whose command would inherit it")));
+        }
+    }
+
     fn into_inner(self) -> Vec<Protection> {
         self.0
     }
@@ -83,9 +99,7 @@ const CONFINED: [&str; 4] = ["no capabilities", "no new privileges", "system cal
 /// What the broker of a `run` has.
 pub(super) fn of_run() -> Vec<Protection> {
     let mut all = Protections::basic(false);
-    for name in CONFINED {
-        all.add(name, Err(format!("{CHOSEN} for `run`, whose command would inherit it")));
-    }
+    all.chosen("for `run`");
     all.into_inner()
 }
 
@@ -95,14 +109,7 @@ pub(super) fn of_run() -> Vec<Protection> {
 pub(super) fn confine(config: &Config, paths: &Paths) -> (Vec<Protection>, Describer) {
     let mut all = Protections::basic(true);
     let describer;
-    if let Some(command) = config.a_command() {
-        // It runs with the user's rights, and what is taken here cannot be given back to it.
-        for name in CONFINED {
-            all.add(
-                name,
-                Err(format!("{CHOSEN} with {command}, whose command would inherit it")),
-            );
-        }
+    if all.leaves_out(config) {
         describer = Describer::here();
     } else {
         all.give_up();
@@ -135,14 +142,14 @@ pub(super) fn mend(name: &str) -> &'static str {
     match name {
         UNREADABLE => "allow prctl(PR_SET_DUMPABLE)",
         NO_CORE_FILE => "allow setrlimit(RLIMIT_CORE)",
-        PINNED => "run it on Linux 6.5 or newer",
+        PINNED => "run it on Linux 6.5 or newer, with a /proc of its own pid name space (`unshare --mount-proc`)",
         LANDLOCK => "run it on Linux 5.13 or newer, with landlock among the kernel's security modules",
         _ => "allow it where something around this program takes it away",
     }
 }
 
-/// What a `serve` would have: tried on a thread that ends with it.
-pub(super) fn tried() -> Vec<Protection> {
+/// What a `serve` with this configuration would have: tried on a thread that ends with it.
+pub(super) fn tried(config: Option<&Config>) -> Vec<Protection> {
     let trial = || {
         let mut all = Protections::default();
         all.give_up();
@@ -150,7 +157,9 @@ pub(super) fn tried() -> Vec<Protection> {
         all.into_inner()
     };
     // With the limits that a `serve` lifts, or memory would be called locked that is not: a `serve` keeps no capability for it.
-    let mut all = Protections::basic(true).into_inner();
-    all.extend(std::thread::spawn(trial).join().unwrap_or_default());
-    all
+    let mut all = Protections::basic(true);
+    if !config.is_some_and(|config| all.leaves_out(config)) {
+        all.0.extend(std::thread::spawn(trial).join().unwrap_or_default());
+    }
+    all.into_inner()
 }

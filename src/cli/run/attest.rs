@@ -1,6 +1,6 @@
 //! `--attest pidns`: which process the sandbox descends from.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use tokio::time::sleep;
 
@@ -41,24 +41,55 @@ pub(super) fn child(reveal: &Reveal, pid: Option<u32>) {
 
 /// The sandbox descends from the first process of the container, which is no child of ours: its runtime knows it, some time
 /// after it has been started. Until then nobody is served.
-pub(super) async fn container(reveal: &Reveal, sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) {
+///
+/// # Errors
+/// Nothing in this container could ever be told from the host's own processes.
+pub(super) async fn container(
+    reveal: &Reveal,
+    sandbox: &Sandbox,
+    broker: &Broker,
+    session: &Session<'_>,
+) -> Result<(), Failure> {
     let end = tokio::time::Instant::now() + PATIENCE;
     let mut pause = PAUSE.0;
     while tokio::time::Instant::now() < end {
-        if let Some(root) = first_process(sandbox, broker, session).await {
-            return reveal.started(root);
+        match first_process(sandbox, broker, session).await {
+            Ok(Some(root)) => {
+                reveal.started(root);
+                return Ok(());
+            }
+            Ok(None) => {}
+            Err(NoNameSpace) => {
+                let text = "--attest pidns: the container has the process numbers of this host, so its processes cannot be told \
+                     from others; leave out what makes it so (--runtime-arg=--pid=host, or `pidns` in containers.conf), or --attest";
+                return Err(Failure::internal(text).with_code(BROKER_FAILED));
+            }
         }
         sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
     }
     tracing::warn!("the runtime does not say which process the container began with; nobody is served");
+    Ok(())
 }
 
-async fn first_process(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) -> Option<Root> {
-    let pid = asked(sandbox, broker, session).await?;
-    let root = Root::below(pid).ok()?;
+/// The container's first process is in the broker's own pid name space, and stays there.
+struct NoNameSpace;
+
+/// `None`: not yet.
+async fn first_process(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) -> Result<Option<Root>, NoNameSpace> {
+    let Some(pid) = asked(sandbox, broker, session).await else {
+        return Ok(None);
+    };
+    let root = Root::below(pid);
     // Asked again: the number was still its own when it was looked at.
-    (asked(sandbox, broker, session).await == Some(pid)).then_some(root)
+    if asked(sandbox, broker, session).await != Some(pid) {
+        return Ok(None);
+    }
+    match root {
+        Ok(root) => Ok(Some(root)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(NoNameSpace),
+        Err(_gone) => Ok(None),
+    }
 }
 
 async fn asked(sandbox: &Sandbox, broker: &Broker, session: &Session<'_>) -> Option<i32> {

@@ -17,7 +17,7 @@ use super::{BROKER_FAILED, asking, attest};
 use crate::{
     cli::{
         before_exec::Start,
-        child::{Child, in_the_background},
+        child::{CANNOT_EXECUTE, Child, NOT_FOUND, in_the_background},
         failure::Failure,
         inside::Inside,
         output,
@@ -128,28 +128,33 @@ async fn container(
     let child = Child::start(line.program.as_os_str(), &arguments, session.variables(line), start)
         .map_err(|failure| failure.with_code(BROKER_FAILED))?;
     let found = async {
-        if let Some(reveal) = &session.reveal {
-            attest::container(reveal, sandbox, broker, session).await;
+        match &session.reveal {
+            Some(reveal) => attest::container(reveal, sandbox, broker, session).await.err(),
+            None => None,
         }
-        std::future::pending::<std::convert::Infallible>().await
     };
     let code = tokio::select! {
         code = child.wait(signals) => code?,
-        never = found => match never {},
+        Some(failure) = found => {
+            remove(sandbox, broker, session).await;
+            return Err(failure);
+        }
     };
     if code > 128 {
         // Its own end may have been the signal's, not the container's.
         remove(sandbox, broker, session).await;
     }
-    if code == BROKER_FAILED {
-        output::warning(match sandbox.runtime() {
-            Runtime::Docker => {
-                "docker ended with 125. Unless your command ended so, its container did not start: see what it says above; `docker info` tells whether its daemon can be reached"
-            }
-            Runtime::Podman | Runtime::Bwrap => {
-                "podman ended with 125. Unless your command ended so, its container did not start: see what it says above, and whether `podman run --rm IMAGE true` works"
-            }
-        });
+    // The last two also where the program below the runtime refuses, and the container never was.
+    if [BROKER_FAILED, CANNOT_EXECUTE, NOT_FOUND].contains(&code) {
+        let runtime = sandbox.runtime();
+        let mend = match runtime {
+            Runtime::Docker => "`docker info` tells whether its daemon can be reached",
+            Runtime::Podman | Runtime::Bwrap => "and whether `podman run --rm IMAGE true` works",
+        };
+        output::warning(&format!(
+            "{} ended with {code}. Unless your command ended so, it was not started: see what is said above; {mend}",
+            runtime.name()
+        ));
     }
     Ok(code)
 }

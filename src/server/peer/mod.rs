@@ -90,8 +90,14 @@ pub fn can_pin() -> Result<String, String> {
     {
         let (one, _other) = std::os::unix::net::UnixStream::pair().map_err(|error| error.to_string())?;
         peer_pidfd(&one)
-            .map(|_own| "the process that connected is held until it has been looked at".to_owned())
-            .map_err(|error| format!("only uid and pid are known of peers: SO_PEERPIDFD (Linux 6.5): {error}"))
+            .map_err(|error| format!("only uid and pid are known of peers: SO_PEERPIDFD (Linux 6.5): {error}"))?;
+        process::proc_is_ours().map_err(|error| match error {
+            rustix::io::Errno::XDEV => {
+                "only uid and pid are known of peers: /proc is that of another pid name space".to_owned()
+            }
+            _ => format!("only uid and pid are known of peers: /proc: {error}"),
+        })?;
+        Ok("the process that connected is held until it has been looked at".to_owned())
     }
     #[cfg(not(target_os = "linux"))]
     Err("only uid and pid are known of peers: only Linux tells more".to_owned())

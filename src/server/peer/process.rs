@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{Mode, OFlags, open, openat, readlinkat},
+    fs::{Mode, OFlags, open, openat, readlink, readlinkat},
     io::Errno,
 };
 
@@ -29,6 +29,18 @@ pub(super) struct Status {
     pub(super) depth: usize,
 }
 
+/// Whether /proc numbers processes as the system tells this one of its peers. In a pid name space that has no /proc of its own
+/// it shows other processes under the same numbers.
+pub(super) fn proc_is_ours() -> Result<(), Errno> {
+    let own = rustix::process::getpid().as_raw_nonzero().to_string();
+    let shown = readlink("/proc/self", Vec::new())?;
+    if shown.as_bytes() == own.as_bytes() {
+        Ok(())
+    } else {
+        Err(Errno::XDEV)
+    }
+}
+
 impl Process {
     /// Whoever has this number now.
     pub(super) fn open(pid: i32) -> Result<Self, Errno> {
@@ -39,6 +51,7 @@ impl Process {
 
     /// The process that this descriptor stands for, if it lives and has this number.
     pub(super) fn pinned(pid: i32, pidfd: &OwnedFd) -> Result<Self, Errno> {
+        proc_is_ours()?;
         let process = Self::open(pid)?;
         // In this order: its number is its own for as long as it has not been waited for.
         if ended(pidfd)? {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use tokio::sync::watch;
 
-use super::process::Process;
+use super::process::{Process, proc_is_ours};
 
 /// So many parents are looked at; no honest sandbox is that deep.
 const MOST_PARENTS: usize = 1024;
@@ -41,8 +41,9 @@ impl Root {
     /// The process with this number, which must be alive and stay unwaited for meanwhile.
     ///
     /// # Errors
-    /// It is gone, or the system does not show processes.
+    /// It is gone, or the system does not show processes, or those of another name space.
     pub fn of(pid: i32) -> std::io::Result<Self> {
+        proc_is_ours()?;
         let own = rustix::process::getpid().as_raw_nonzero().get();
         let root = Self {
             process: Process::open(pid)?,
