@@ -460,11 +460,13 @@ fn judge_one(
     if called(&|path| KERNEL.iter().any(|kernel| path.starts_with(kernel))) {
         return refused("shows the host's devices or processes".to_owned());
     }
-    let services = |path: &Path| {
-        path.starts_with(SERVICES) && !path.starts_with(HOST) && !(path.starts_with(DISKS) && path != Path::new(DISKS))
-    };
+    let services = |path: &Path| path.starts_with(SERVICES) && !(path.starts_with(DISKS) && path != Path::new(DISKS));
     let shared = |path: &Path| SHARED.iter().any(|shared| Path::new(shared).starts_with(path));
-    if called(&|path| services(path) || shared(path)) {
+    let listens = |path: &Path| services(path) || shared(path);
+    if called(&|path| match path.strip_prefix(HOST) {
+        Ok(outside) => listens(&Path::new("/").join(outside)),
+        Err(_elsewhere) => listens(path),
+    }) {
         return refused("is or holds where other programs of this host listen".to_owned());
     }
     Ok(())

@@ -170,6 +170,10 @@ fn what_is_mounted_below_is_judged_like_the_rest() {
         (below("/srv/project/tmpfs", &[]), None),
         (below("/srv/project/x", &["/run/host/home/me/x"]), None),
         (below("/srv/project/bus", &["/run/dbus"]), Some("listen")),
+        // The host as a container sees it, from which the container has its home.
+        (below("/srv/project/bus", &["/run/host/run/dbus"]), Some("listen")),
+        (below("/srv/project/tmp", &["/run/host/tmp"]), Some("listen")),
+        (below("/srv/project/host", &["/run/host"]), Some("listen")),
         (below("/srv/project/root", &["/"]), Some("is the whole host")),
         (below("/srv/project/shm", &["/dev/shm"]), Some("devices or processes")),
         (below("/home/me", &[]), Some("holds the home directory")),

@@ -28,6 +28,9 @@ mod filter {
     #[cfg(target_arch = "riscv64")]
     const ARCH: TargetArch = TargetArch::riscv64;
 
+    /// Linux 6.15, of one number on all machines; the library does not name it yet.
+    const OPEN_TREE_ATTR: c_long = 467;
+
     const DENIED: &[c_long] = &[
         // Other programs.
         libc::SYS_execve,
@@ -53,6 +56,7 @@ mod filter {
         libc::SYS_fsmount,
         libc::SYS_fspick,
         libc::SYS_mount_setattr,
+        OPEN_TREE_ATTR,
         // The kernel's own doors.
         libc::SYS_bpf,
         libc::SYS_perf_event_open,
@@ -78,6 +82,7 @@ mod filter {
         libc::SYS_swapoff,
         libc::SYS_acct,
         libc::SYS_quotactl,
+        libc::SYS_quotactl_fd,
         libc::SYS_syslog,
         libc::SYS_sethostname,
         libc::SYS_setdomainname,
