@@ -245,9 +245,9 @@ fn refused_calls_that_are_only_counted_are_shown_by_sandbox_and_reason() {
         out.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
     };
     let counted = [
-        "2026-01-31 09:00:01 -        -       23456 calls   RATE_LIMITED within 0.9 s",
-        "2026-01-31 09:00:01 -        -       60 calls      UNAUTHENTICATED within 0.9 s",
-        "2026-01-31 09:00:02 agent    -       7 calls       TOO_MANY_SESSIONS within 1.0 s",
+        "2026-01-31 09:00:01 -        -       23456 calls    RATE_LIMITED within 0.9 s",
+        "2026-01-31 09:00:01 -        -       60 calls       UNAUTHENTIC… within 0.9 s",
+        "2026-01-31 09:00:02 agent    -       7 calls        TOO_MANY_SE… within 1.0 s",
     ];
     assert_eq!(show(&[])[1..], counted);
     assert_eq!(show(&["--failed"]), counted);
