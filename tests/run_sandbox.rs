@@ -12,14 +12,21 @@
 mod command;
 
 use std::{
+    ffi::OsStr,
     fs,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::{
+        ffi::OsStrExt as _,
+        fs::{PermissionsExt as _, symlink},
+    },
     path::PathBuf,
     process::Command,
 };
 
 use command::{Answer, BIN, Host, PATH, Running, bwrap, kill, wait_until};
-use rustix::process::Signal;
+use rustix::{
+    process::Signal,
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
 
 /// A host with an entry, and a project to work in.
 fn host() -> (Host, PathBuf) {
@@ -482,4 +489,23 @@ fn no_command_inherits_a_descriptor_that_somebody_left_open() {
     let script = r#""$BIN" run -- sh -c 'ls /proc/self/fd | wc -l' 7</dev/null 99</dev/null"#;
     let answer = Answer::of(host.shell(script)).succeeded();
     assert_eq!(answer.out, "4\n");
+}
+
+/// Its output goes to a pager; what it shows would be started at the terminal.
+#[test]
+fn a_dry_run_at_a_terminal_shows_what_the_terminal_would_get() {
+    let (host, _) = host();
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let slave = || {
+        let path = OsStr::from_bytes(name.as_bytes());
+        fs::File::options().read(true).write(true).open(path).unwrap()
+    };
+    let dry_run = || with_podman(&host, "exit 1", &["--dry-run"], &["sh"]);
+    let at_terminal = dry_run().stdin(slave()).stderr(slave()).output().unwrap();
+    assert!(String::from_utf8(at_terminal.stdout).unwrap().contains("--tty"));
+    let elsewhere = dry_run().stdin(slave()).output().unwrap();
+    assert!(!String::from_utf8(elsewhere.stdout).unwrap().contains("--tty"));
 }

@@ -54,6 +54,7 @@ pub(crate) const OF_THE_THREAT_MODEL: &[(&str, &[&str])] = &[
             "`--runtime-arg` may undo all of it.",
             "Directories are judged before the runtime mounts them.",
             "Somebody who can rename a directory above the working directory",
+            "What the host mounts below a mounted directory later appears",
             "A socket of systemd's is as private as its unit makes it;",
             "Without a capability (`serve` without `--capability-file` or `--policy`) whoever",
             "It waits longer, by what one core can be kept busy with.",
@@ -93,7 +94,7 @@ pub(crate) const OF_THE_THREAT_MODEL: &[(&str, &[&str])] = &[
     (
         ADVICE,
         &[
-            "Do not let two sandboxes share one that holds the other's.",
+            "Do not let two sandboxes share what only one of them may have.",
             "Compare the account that the host prints.",
             "On a host that is shared, prefer `device_code`.",
         ],

@@ -176,7 +176,9 @@ async fn host(
         path,
         uid,
         gid: rustix::process::getegid().as_raw(),
-        terminal: io::stdin().is_terminal() && io::stdout().is_terminal(),
+        terminal: io::stdin().is_terminal()
+            // What is only shown may go to a pager.
+            && (io::stdout().is_terminal() || dry_run && io::stderr().is_terminal()),
         variables: names(environment, &secrets),
         directories,
         about,
