@@ -122,6 +122,23 @@ fn in_bwrap_there_is_the_project_the_socket_and_the_hosts_programs() {
 }
 
 #[test]
+fn in_bwrap_a_filter_of_system_calls_is_in_force() {
+    if !bwrap() {
+        return;
+    }
+    let (host, _) = host();
+    // What it refuses is tested where it is made, and tried in real sandboxes in `tests/interop/sandboxes`.
+    let filters = "sed -n 's/^Seccomp_filters:[^0-9]*//p' /proc/self/status";
+    let count = |answer: Answer| answer.succeeded().out.trim().parse::<u32>().unwrap();
+    let mut outside = host.program("sh");
+    outside.args(["-c", filters]);
+    let outside = count(Answer::of(outside));
+    assert_eq!(count(Answer::of(in_bwrap(&host, filters))), outside + 1);
+    let shown = Answer::of(sandbox(&host, &["bwrap", "--dry-run"], &["true"])).succeeded();
+    assert!(shown.out.contains("    --seccomp FD \\\n"), "{}", shown.out);
+}
+
+#[test]
 fn in_bwrap_the_environment_is_what_the_list_names() {
     if !bwrap() {
         return;

@@ -31,8 +31,8 @@ pub(super) fn set_private_umask() {
 /// streams, also none that somebody left open for this process.
 #[derive(Debug, Default)]
 pub(super) struct Start {
-    /// One more descriptor that it does inherit.
-    pub(super) inherits: Option<OwnedFd>,
+    /// More descriptors that it does inherit.
+    pub(super) inherits: Vec<OwnedFd>,
     /// Nothing of this session: a process group, a keyring and no groups besides its own, as far as the system allows it.
     /// What is typed at the terminal does not reach it.
     pub(super) alone: bool,
@@ -72,7 +72,7 @@ pub(super) fn prepare(command: &mut std::process::Command, start: Start) {
                 setrlimit(Resource::Core, limit)?;
             }
             close_on_exec();
-            if let Some(descriptor) = &start.inherits {
+            for descriptor in &start.inherits {
                 rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty())?;
             }
             #[cfg(target_os = "linux")]

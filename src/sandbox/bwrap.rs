@@ -19,7 +19,9 @@ pub const EXECUTABLE_DIRECTORY: &str = "/opt/credbroker/bin";
 /// Its name there, whatever it is called outside.
 const EXECUTABLE: &str = "/opt/credbroker/bin/credbroker";
 /// Where bwrap says whether the command was reached, and as which process.
-pub(super) const STATUS: &str = "--json-status-fd";
+pub const STATUS: &str = "--json-status-fd";
+/// Where bwrap reads which system calls the kernel is to refuse.
+pub const SYSTEM_CALLS: &str = "--seccomp";
 /// Runs the command in the shell's place: bwrap ends with 1 if it cannot execute a program, a shell with 126 or 127. The last
 /// word is who speaks then.
 const SHELL: [&str; 4] = ["/bin/sh", "-c", r#"exec "$@""#, "credbroker"];
@@ -31,6 +33,8 @@ pub struct BwrapHost {
     pub system: Vec<SystemPath>,
     /// The file that `/etc/resolv.conf` is a link to, and where the link says it is, if that is not among them.
     pub resolver: Option<(PathBuf, PathBuf)>,
+    /// Whether there is a filter of system calls for this kind of machine.
+    pub filters: bool,
     /// This program.
     pub executable: PathBuf,
     /// The user's PATH.
@@ -116,6 +120,9 @@ pub(super) fn command_line(sandbox: &Sandbox, about: &BwrapHost, broker: &Broker
     }
     line.add(["--cap-drop", "ALL"]);
     line.add_descriptor(STATUS);
+    if about.filters {
+        line.add_descriptor(SYSTEM_CALLS);
+    }
 
     for system in &about.system {
         show(&mut line, system, "--ro-bind");

@@ -57,14 +57,18 @@ impl CommandLine {
         self.add([option, DESCRIPTOR]);
     }
 
-    /// The arguments, with the number of the descriptor that stands for `FD`.
-    pub fn arguments(&self, descriptor: i32) -> impl Iterator<Item = OsString> + '_ {
+    /// The arguments, with the number of the descriptor that stands for `FD` behind each of these options.
+    pub fn arguments(&self, descriptors: &[(&str, i32)]) -> impl Iterator<Item = OsString> {
         // Only a group that was made for it is one; a command may be called as it likes.
-        self.arguments.iter().flat_map(move |group| match group.as_slice() {
-            [option, value] if option == super::bwrap::STATUS && value == DESCRIPTOR => {
-                vec![option.clone(), descriptor.to_string().into()]
+        self.arguments.iter().flat_map(move |group| {
+            if let [option, value] = group.as_slice()
+                && value == DESCRIPTOR
+                && let Some((_, number)) = descriptors.iter().find(|(its, _)| option == its)
+            {
+                vec![option.clone(), number.to_string().into()]
+            } else {
+                group.clone()
             }
-            words => words.to_vec(),
         })
     }
 

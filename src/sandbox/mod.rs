@@ -24,7 +24,7 @@ mod variables;
 use std::{collections::BTreeSet, ffi::OsString, ops::RangeInclusive, path::PathBuf};
 
 pub use self::{
-    bwrap::{BwrapHost, EXECUTABLE_DIRECTORY, SYSTEM_PATHS, SystemPath},
+    bwrap::{BwrapHost, EXECUTABLE_DIRECTORY, STATUS, SYSTEM_CALLS, SYSTEM_PATHS, SystemPath},
     command_line::{CommandLine, Environment},
     container::SOCKET_DIRECTORY,
     docker::{Daemon, DockerHost},

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use credbroker::sandbox::{
     About, Broker, BwrapHost, CommandLine, Directories, DockerHost, FileId, Host, Kind, Mount, Own, Place, PodmanHost,
-    Request, Runtime, Sandbox, SandboxError, Source, SystemPath,
+    Request, Runtime, STATUS, SYSTEM_CALLS, Sandbox, SandboxError, Source, SystemPath,
 };
 
 /// A place whose files are those that its path says: each name has an inode of its own.
@@ -105,6 +105,7 @@ fn about(runtime: Runtime) -> About {
                     SystemPath::Directory("/etc".into()),
                 ],
                 resolver: None,
+                filters: true,
                 executable: "/home/me/.cargo/bin/credbroker".into(),
                 path: "/usr/local/bin:/usr/bin:/bin".into(),
             })

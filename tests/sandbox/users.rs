@@ -33,7 +33,7 @@ fn told(request: Request, host: Host) -> Result<(String, String), SandboxError> 
         id: "A".to_owned(),
         directory: "/r/A/sandbox".into(),
     });
-    let words: Vec<String> = line.arguments(-1).map(|word| word.into_string().unwrap()).collect();
+    let words: Vec<String> = line.arguments(&[]).map(|word| word.into_string().unwrap()).collect();
     let options: Vec<String> = words
         .windows(2)
         .filter(|pair| ["--user", "--uidmap", "--userns"].contains(&pair.first().unwrap().as_str()))

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    io,
+    io::{self, Write as _},
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::Path,
     process::Stdio,
@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::{process::Command, time::timeout};
 
-use super::{BROKER_FAILED, asking, attest};
+use super::{BROKER_FAILED, asking, attest, system_calls};
 use crate::{
     cli::{
         before_exec::Start,
@@ -24,7 +24,7 @@ use crate::{
         signals::Signals,
     },
     config::{CAPABILITY, Environment, SOCKET},
-    sandbox::{Broker, CommandLine, Environment as Kept, Runtime, Sandbox},
+    sandbox::{Broker, CommandLine, Environment as Kept, Runtime, STATUS, SYSTEM_CALLS, Sandbox},
     server::peer::Reveal,
 };
 
@@ -63,7 +63,7 @@ impl Session<'_> {
         let variables = self
             .variables(line)
             .filter(|(name, _)| *name != CAPABILITY && *name != SOCKET);
-        let mut command = asking::question(&line.program, line.arguments(-1), variables);
+        let mut command = asking::question(&line.program, line.arguments(&[]), variables);
         command.stderr(Stdio::null());
         command
     }
@@ -83,12 +83,19 @@ pub(super) async fn run(
 }
 
 async fn bwrap(line: &CommandLine, session: &Session<'_>, signals: &mut Signals) -> Result<u8, Failure> {
-    let (hears, tells) = io::pipe()
-        .map_err(|error| Failure::internal(format!("cannot make a pipe: {error}")).with_code(BROKER_FAILED))?;
-    let arguments: Vec<OsString> = line.arguments(tells.as_raw_fd()).collect();
+    let no_pipe = |error: io::Error| Failure::internal(format!("cannot make a pipe: {error}")).with_code(BROKER_FAILED);
+    let (hears, tells) = io::pipe().map_err(no_pipe)?;
+    let (filter, mut writes) = io::pipe().map_err(no_pipe)?;
+    // It is shorter than what a pipe holds.
+    writes
+        .write_all(&system_calls::filter().unwrap_or_default())
+        .map_err(no_pipe)?;
+    drop(writes);
+    let descriptors = [(STATUS, tells.as_raw_fd()), (SYSTEM_CALLS, filter.as_raw_fd())];
+    let arguments: Vec<OsString> = line.arguments(&descriptors).collect();
     let inside = Inside::hear(hears).map_err(|failure| failure.with_code(BROKER_FAILED))?;
     let start = Start {
-        inherits: Some(tells.into()),
+        inherits: vec![tells.into(), filter.into()],
         alone: true,
         // In a session of its own nothing stops it when it reads a terminal whose foreground somebody else has.
         without_terminal: in_the_background(),
@@ -119,7 +126,7 @@ async fn container(
     session: &Session<'_>,
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
-    let arguments: Vec<OsString> = line.arguments(-1).collect();
+    let arguments: Vec<OsString> = line.arguments(&[]).collect();
     let start = Start {
         // What is told so passes it on to the container.
         when_we_die: Some(Signal::TERM),

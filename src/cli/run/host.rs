@@ -12,6 +12,7 @@ use super::{
     BROKER_FAILED,
     asking::{self, Asked},
     places::{homes, own, passes_a_link, place, private, source, whole, without_dots},
+    system_calls,
 };
 use crate::{
     cli::{args::RunArgs, failure::Failure, output},
@@ -206,9 +207,16 @@ fn bwrap(environment: &Environment, own: &[Own]) -> Result<BwrapHost, Failure> {
         .chain(private(Path::new("/etc")))
         .collect();
     let system = SYSTEM_PATHS.iter().filter_map(|path| system(Path::new(path), &hidden));
+    let filters = system_calls::filter().is_some();
+    if !filters {
+        output::warning(
+            "there is no filter of system calls for this kind of machine: the command reaches this user's kernel keyrings; keep no keys there, or use --sandbox podman or docker",
+        );
+    }
     Ok(BwrapHost {
         system: system.collect(),
         resolver: resolver(),
+        filters,
         executable: executable()?,
         path: environment.get("PATH").unwrap_or(OsStr::new("")).to_owned(),
     })

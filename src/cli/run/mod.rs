@@ -6,6 +6,7 @@ pub(in crate::cli) mod confined;
 pub(in crate::cli) mod host;
 mod mount_points;
 mod places;
+mod system_calls;
 
 use std::{
     path::{Path, PathBuf},
