@@ -221,21 +221,25 @@ fn in_bwrap_a_command_in_the_background_has_no_terminal_to_read() {
     let inside = r#"for fd in 0 1 2; do test -t $fd && echo terminal $fd; done
         ls -l /proc/self/fd | grep -q pts && echo a way to the terminal
         if read -r line; then echo "got $line"; else echo nothing; fi; echo error >&2; exit 5"#;
-    for (background, says, not) in [
-        (
-            "& wait $!",
-            &["nothing", "error", "code 5"][..],
-            &["terminal", "got"][..],
-        ),
+    let without = (&["nothing", "error", "code 5"][..], &["terminal", "got"][..]);
+    for (before, background, (says, not)) in [
+        ("", "& wait $!", without),
+        // In a session of its own it has a terminal that is another's, also where only what it prints goes there.
+        ("setsid --wait", "", without),
+        ("setsid --wait", "</dev/null", without),
         (
             "",
-            &["terminal 0", "terminal 1", "terminal 2", "got typed", "error", "code 5"],
-            &["nothing"],
+            "",
+            (
+                &["terminal 0", "terminal 1", "terminal 2", "got typed", "error", "code 5"],
+                &["nothing"],
+            ),
         ),
     ] {
         // A shell with job control on a terminal of its own.
-        let line =
-            format!("stty -echo; set -m; \"$BIN\" run --sandbox bwrap -- sh -c \"$INSIDE\" {background}\necho code $?");
+        let line = format!(
+            "stty -echo; set -m; {before} \"$BIN\" run --sandbox bwrap -- sh -c \"$INSIDE\" {background}\necho code $?"
+        );
         let mut terminal = host.program("script");
         terminal
             .args(["--quiet", "--command", &line, "/dev/null"])
@@ -245,10 +249,10 @@ fn in_bwrap_a_command_in_the_background_has_no_terminal_to_read() {
             .env("SHELL", "/bin/sh");
         let said = Answer::with_input(terminal, b"typed\n").out;
         for word in says {
-            assert!(said.contains(word), "{background}: {said}");
+            assert!(said.contains(word), "{before} {background}: {said}");
         }
         for word in not {
-            assert!(!said.contains(word), "{background}: {said}");
+            assert!(!said.contains(word), "{before} {background}: {said}");
         }
     }
 }

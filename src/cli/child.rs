@@ -161,11 +161,12 @@ fn is_typed(signal: Signal) -> bool {
     matches!(signal, Signal::INT | Signal::QUIT) && in_the_foreground()
 }
 
-/// Whether a stream is the terminal of this session, and this process is in the background of it: the shell's prompt, or another
-/// program, reads what is typed there.
+/// Whether a stream is a terminal, and this process is not in the foreground of it: the shell's prompt, or another program, reads
+/// what is typed there. A terminal of another session (`setsid`) does not say who is in its foreground; it is not this process.
 pub(super) fn in_the_background() -> bool {
+    let own = rustix::process::getpgrp();
     let of_another = |stream: BorrowedFd<'_>| {
-        rustix::termios::tcgetpgrp(stream).is_ok_and(|foreground| foreground != rustix::process::getpgrp())
+        stream.is_terminal() && !rustix::termios::tcgetpgrp(stream).is_ok_and(|foreground| foreground == own)
     };
     of_another(io::stdin().as_fd()) || of_another(io::stdout().as_fd()) || of_another(io::stderr().as_fd())
 }
