@@ -199,6 +199,9 @@ fn the_errors_of_sandboxes_say_what_to_do() {
     let name = || "N".to_owned();
     let runtime = Runtime::Docker;
     for error in [
+        SandboxError::DirectoryStream {
+            stream: "standard input",
+        },
         SandboxError::VariableWithValue,
         SandboxError::NoVariableName { name: name() },
         SandboxError::OwnVariable { name: name() },

@@ -139,6 +139,29 @@ fn in_bwrap_a_filter_of_system_calls_is_in_force() {
 }
 
 #[test]
+fn a_directory_as_a_stream_is_no_way_out_of_bwrap() {
+    if !bwrap() {
+        return;
+    }
+    let (host, _) = host();
+    host.write("private", "of the user");
+    for (number, stream) in [(0, "standard input"), (1, "standard output"), (2, "standard error")] {
+        let script = format!("echo reached; cat /proc/self/fd/{number}/private >&2");
+        let run = in_bwrap(&host, &script);
+        let mut shell = host.shell(&format!("exec {number}<\"$HOME\"; \"$@\""));
+        shell.arg("sh").arg(run.get_program()).args(run.get_args());
+        shell.current_dir(host.path("project"));
+        let answer = Answer::of(shell);
+        assert_eq!((answer.code, answer.out.as_str()), (64, ""), "{stream}: {answer:?}");
+        if number != 2 {
+            let says = format!("{stream} is a directory");
+            assert!(answer.err.contains(&says), "{answer:?}");
+        }
+        assert!(!answer.err.contains("of the user"), "{answer:?}");
+    }
+}
+
+#[test]
 fn in_bwrap_the_environment_is_what_the_list_names() {
     if !bwrap() {
         return;

@@ -28,6 +28,14 @@ pub enum SandboxError {
         /// What is wrong with it, and what to do.
         why: &'static str,
     },
+    /// A directory that a sandbox of bwrap's would inherit.
+    #[error(
+        "{stream} is a directory, from which the command would reach all that is around it: redirect it to a file or /dev/null, and show a directory with --mount"
+    )]
+    DirectoryStream {
+        /// Which of the three it is.
+        stream: &'static str,
+    },
     /// A value where only a name belongs.
     #[error(
         "--env passes a variable by name only, because arguments can be seen by others: set it in this environment and write --env NAME"
@@ -128,6 +136,7 @@ impl SandboxError {
         match self {
             Self::Forbidden { .. }
             | Self::Destination { .. }
+            | Self::DirectoryStream { .. }
             | Self::VariableWithValue
             | Self::NoVariableName { .. }
             | Self::OwnVariable { .. }

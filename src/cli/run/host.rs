@@ -5,8 +5,11 @@ use std::{
     ffi::OsStr,
     fs,
     io::{self, IsTerminal as _},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{FileType, fstat};
 
 use super::{
     BROKER_FAILED,
@@ -54,6 +57,9 @@ pub(super) async fn sandbox(
     let directories = directories(config, explicit, environment)?;
     // Before anything is asked of a runtime: what must not be mounted is wrong wherever it is.
     request.check(&directories)?;
+    if runtime == Runtime::Bwrap {
+        no_directory()?;
+    }
     if let Some(way) = request.ways(&directories)?.iter().find(|way| passes_a_link(way)) {
         return Err(way.has_a_link().into());
     }
@@ -77,6 +83,22 @@ pub(super) async fn sandbox(
         hosts,
         runtimes,
     })
+}
+
+/// A directory that is open leads to what is beside it, whatever is mounted. Containers do not get at the streams' files.
+fn no_directory() -> Result<(), SandboxError> {
+    let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
+    for (stream, its) in [
+        ("standard input", input.as_fd()),
+        ("standard output", output.as_fd()),
+        ("standard error", error.as_fd()),
+    ] {
+        let is_directory = fstat(its).is_ok_and(|about| FileType::from_raw_mode(about.st_mode).is_dir());
+        if is_directory {
+            return Err(SandboxError::DirectoryStream { stream });
+        }
+    }
+    Ok(())
 }
 
 /// Where the sandbox can leave something.
