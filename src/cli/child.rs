@@ -164,9 +164,10 @@ fn is_typed(signal: Signal) -> bool {
 /// Whether a stream is a terminal, and this process is not in the foreground of it: the shell's prompt, or another program, reads
 /// what is typed there. A terminal of another session (`setsid`) does not say who is in its foreground; it is not this process.
 pub(super) fn in_the_background() -> bool {
-    let own = rustix::process::getpgrp();
+    // Asked last: in a namespace of processes that began without a group of its own there is no number to compare.
     let of_another = |stream: BorrowedFd<'_>| {
-        stream.is_terminal() && !rustix::termios::tcgetpgrp(stream).is_ok_and(|foreground| foreground == own)
+        stream.is_terminal()
+            && !rustix::termios::tcgetpgrp(stream).is_ok_and(|foreground| foreground == rustix::process::getpgrp())
     };
     of_another(io::stdin().as_fd()) || of_another(io::stdout().as_fd()) || of_another(io::stderr().as_fd())
 }
