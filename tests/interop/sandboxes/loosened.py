@@ -22,9 +22,10 @@ last = [at for at, word in enumerate(arguments) if word == "--remount-ro"]
 end = last[-1] if last else arguments.index("--")
 given, command = arguments[:end], arguments[end:]
 given = [word for word in given if word not in ("--unshare-pid", "--unshare-ipc", "--new-session")]
-while "--cap-drop" in given:
-    at = given.index("--cap-drop")
-    del given[at : at + 2]
+for option in ("--cap-drop", "--seccomp"):
+    while option in given:
+        at = given.index(option)
+        del given[at : at + 2]
 for at in range(len(given) - 2):
     if given[at] == "--ro-bind" and given[at + 2] == "/run/credbroker":
         given[at] = "--bind"
@@ -54,6 +55,7 @@ NOTICED = {
         "make what is mounted read-only writable", "mount a file system", "the host's shared memory: a segment that is attached",
         "capabilities of root's that are left, of those that lead out", "connect to an ssh-agent of the host",
         "connect to the control socket", "connect to another sandbox's socket", "any other socket that is seen in the file system",
+        "link the host's kernel keyrings, by every way to ask: a key that is read",
         "unlink the socket", "host: secrets that the attack got at",
     ],
     "podman": [

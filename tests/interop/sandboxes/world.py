@@ -159,7 +159,9 @@ class World:
         values = [self.secrets["a key in the kernel's keyring"], self.secrets["a segment of shared memory"]]
         self.keeper.stdin.write("\n".join(values) + "\n")
         self.keeper.stdin.flush()
-        assert self.keeper.stdout.readline() == "ready\n"
+        ready, *keyrings = self.keeper.stdout.readline().split()
+        self.keyrings = [int(keyring) for keyring in keyrings]
+        assert ready == "ready" and len(keyrings) == 2
         # Something to kill, to trace and to read: as good as the broker, and nobody minds.
         self.decoy = subprocess.Popen([*self.prefix, "sleep", "600"])
 
@@ -288,7 +290,7 @@ class World:
             "home": self.home, "mounts": mounts, "neighbour": self.neighbour, "ended": self.ended, "decoy": self.decoy.pid,
             "broker's pid": self.processes[-1].pid,
             "broker": os.path.dirname(os.path.dirname(self.neighbour_socket)), "mark": self.mark, "setuid": "/attack/out/setuid",
-            "key": self.key, "segment": self.segment,
+            "key": self.key, "keyrings": self.keyrings, "segment": self.segment,
         }  # fmt: skip
         with open(self.path("out/told.json"), "w") as file:
             json.dump(told, file)

@@ -38,7 +38,8 @@ def steal(what, data):
         raise RuntimeError("more was got at than expected; look into it")
     _stolen += len(data)
     _pieces += 1
-    with open(f"{OUT}/loot/{_pieces:06}", "wb") as file:
+    # By whom, too: what a child counts, its parent does not know.
+    with open(f"{OUT}/loot/{_pieces:06}-{os.getpid()}", "wb") as file:
         file.write(what.encode("utf-8", "surrogateescape") + b"\n" + data)
 
 

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import platform
 import signal
@@ -391,6 +392,92 @@ def keyrings():
             except OSError:
                 continue
     return among(found)
+
+
+def small_call():
+    """System calls as programs of 32 bits make them, and memory that they can name. Their numbers are others."""
+    code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    # push rbx; mov eax, edi; ebx, esi; r10d, edx; edx, ecx; ecx, r10d; esi, r8d; edi, r9d; int 0x80; pop rbx; ret
+    code.write(bytes.fromhex("53 89f8 89f3 4189d2 89ca 4489d1 4489c6 4489cf cd80 5b c3"))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    call = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_uint] * 6)(address)
+    low = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40)  # MAP_32BIT
+    return call, low, code  # The code is there for as long as somebody has it.
+
+
+def keyctl_ways():
+    """keyctl by every set of numbers that the kernel may know: what asks, given words and numbers."""
+
+    def plain(number):
+        def ask(*arguments):
+            wide = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
+            return right(libc.syscall(number, *wide), "keyctl")
+
+        return ask
+
+    number = NUMBERS["keyctl"][COLUMN]
+    yield "keyctl", plain(number)
+    if COLUMN != 0:
+        return
+    yield "keyctl of x32", plain(number | 0x40000000)
+    if not os.path.exists("/proc/sys/abi/vsyscall32"):
+        return  # This kernel runs no program of 32 bits.
+    call, low, _code = small_call()
+    base = ctypes.addressof(ctypes.c_char.from_buffer(low))
+
+    def ask(*arguments):
+        at, words, buffers = 0, [], []
+        for word in arguments:
+            if not isinstance(word, int):
+                size = len(word)
+                low[at : at + size] = bytes(word)
+                buffers.append((word, at, size))
+                word, at = base + at, at + size + 1
+            words.append(word & 0xFFFFFFFF)
+        result = call(288, *words, *[0] * (5 - len(words)))
+        if result < 0:
+            raise OSError(-result, "keyctl")
+        for word, at, size in buffers:
+            if not isinstance(word, bytes):
+                word.raw = low[at : at + size]
+        return result
+
+    yield "keyctl of 32 bits", ask
+
+
+@attempt("link the host's kernel keyrings, by every way to ask: a key that is read")
+def linked():
+    # The user's and its session's, which are others in a user namespace; the host's own, as the host and the kernel say.
+    rings = {-4, -5, *told()["keyrings"]}
+    try:
+        with open("/proc/keys") as file:
+            rings |= {int(line.split()[0], 16) for line in file if "keyring" in line}
+    except OSError:
+        pass  # Hidden in containers.
+
+    def inside():
+        outcomes = set()
+        for way, keyctl in keyctl_ways():
+            try:
+                # KEYCTL_JOIN_SESSION_KEYRING: one of its own, that others of the sandbox do not have.
+                keyctl(1, 0)
+            except OSError as error:
+                # The kernel may be without x32.
+                outcomes |= {errno.errorcode[error.errno]} - {"ENOSYS"}
+            for ring in rings:
+                try:
+                    # KEYCTL_LINK, KEYCTL_SEARCH, KEYCTL_READ.
+                    keyctl(8, ring, -3)
+                    key = keyctl(10, -3, b"user\0", told()["key"].encode() + b"\0", 0)
+                    buffer = ctypes.create_string_buffer(256)
+                    size = keyctl(11, key, buffer, 256)
+                    steal(f"key in {ring}, by {way}", buffer.raw[:size])
+                    outcomes.add("read")
+                except OSError:
+                    continue
+        return among(outcomes)
+
+    return apart(inside)
 
 
 @attempt("the host's shared memory: a segment that is attached")
