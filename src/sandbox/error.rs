@@ -30,7 +30,7 @@ pub enum SandboxError {
     },
     /// A directory that a sandbox of bwrap's would inherit.
     #[error(
-        "{stream} is a directory, from which the command would reach all that is around it: redirect it to a file or /dev/null, and show a directory with --mount"
+        "{stream} is a directory, from which the command would reach all that is around it: give it a file or /dev/null, and show a directory with --mount"
     )]
     DirectoryStream {
         /// Which of the three it is.
