@@ -260,6 +260,11 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         request.mounts = vec![(mount, source)];
         says_what_to_do(&request.check(&directories).unwrap_err());
     }
+    request.arguments = vec!["--network=host".into()];
+    for runtime in [Runtime::Bwrap, Runtime::Podman] {
+        request.runtime = runtime;
+        says_what_to_do(&request.check_network([("p", "token_endpoint")]).unwrap_err());
+    }
     let way = Way {
         from: "/a".into(),
         rest: "link/b".into(),

@@ -367,6 +367,39 @@ fn flags_that_do_not_go_together_are_64() {
 }
 
 #[test]
+fn no_sandbox_can_listen_where_a_provider_is_asked_without_tls() {
+    let (host, _) = host();
+    let provider = "client_id = 'c'\ntoken_endpoint = 'https://a.example/t'";
+    let endpoint = "revocation_endpoint = 'http://127.0.0.1:1/r'";
+    let two = format!("[providers.a]\n{provider}\n[providers.b]\n{provider}\n{endpoint}\n");
+    host.write("config/credbroker/config.toml", &two);
+    // The one that is asked so is none that this sandbox may read.
+    let in_bwrap = |arguments: &[&str]| sandbox(&host, &[&["bwrap"], arguments].concat(), &["echo", "started"]);
+    let in_podman = |arguments: &[&str]| with_podman(&host, "echo started", arguments, &["true"]);
+    let refused = |run: Command, mend: &str| {
+        let answer = Answer::of(run).failed(64).saying("[providers.b] revocation_endpoint");
+        answer.saying("listen there instead").saying(mend);
+    };
+    refused(in_bwrap(&[]), "--runtime-arg=--share-net");
+    refused(in_bwrap(&["--dry-run"]), "--runtime-arg=--unshare-net");
+    refused(in_podman(&["--runtime-arg=--net=host"]), "remove the --runtime-arg");
+    assert_eq!(Answer::of(in_podman(&[])).succeeded().out, "started\n");
+    if bwrap() {
+        for said in ["--runtime-arg=--unshare-net", "--runtime-arg=--share-net"] {
+            assert_eq!(Answer::of(in_bwrap(&[said])).succeeded().out, "started\n", "{said}");
+        }
+    }
+    host.write("config/credbroker/config.toml", &format!("[providers.a]\n{provider}\n"));
+    assert_eq!(
+        Answer::of(in_podman(&["--runtime-arg=--net=host"])).succeeded().out,
+        "started\n"
+    );
+    if bwrap() {
+        assert_eq!(Answer::of(in_bwrap(&[])).succeeded().out, "started\n");
+    }
+}
+
+#[test]
 fn a_dry_run_shows_names_and_starts_nothing() {
     let (host, project) = host();
     let mount = format!("{}:/w", project.display());

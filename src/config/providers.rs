@@ -225,6 +225,21 @@ impl ProviderConfig {
         Ok(provider)
     }
 
+    /// The key of an endpoint that is asked without TLS, on this host: tokens, client secrets or a user's password go there.
+    #[must_use]
+    pub fn without_tls(&self) -> Option<&'static str> {
+        let endpoints = [
+            ("issuer", &self.issuer),
+            ("token_endpoint", &self.token_endpoint),
+            ("revocation_endpoint", &self.revocation_endpoint),
+            ("device_authorization_endpoint", &self.device_authorization_endpoint),
+            ("authorization_endpoint", &self.authorization_endpoint),
+        ];
+        let without = |endpoint: &Option<Endpoint>| endpoint.as_ref().is_some_and(|endpoint| !endpoint.is_https());
+        let found = endpoints.into_iter().find(|(_, endpoint)| without(endpoint));
+        found.map(|(key, _)| key)
+    }
+
     /// What no single key can be blamed for.
     fn check(&self, section: &Section<'_>) -> Result<(), ConfigError> {
         self.check_endpoints(section)?;

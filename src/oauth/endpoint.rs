@@ -50,7 +50,8 @@ impl Endpoint {
     }
 
     /// Whether a token travels encrypted; if not, it stays on this machine.
-    pub(super) fn is_https(&self) -> bool {
+    #[must_use]
+    pub fn is_https(&self) -> bool {
         self.uri.scheme() == Some(&Scheme::HTTPS)
     }
 

@@ -71,6 +71,18 @@ pub enum SandboxError {
         /// What was written.
         image: String,
     },
+    /// The command could take a provider's place.
+    #[error(
+        "[providers.{provider}] {key} is http on this host, whose network the command would share: it could listen there instead, and be sent refresh tokens and client secrets: {mend}"
+    )]
+    Impostor {
+        /// The provider's name.
+        provider: String,
+        /// The key of its endpoint.
+        key: &'static str,
+        /// What to do.
+        mend: &'static str,
+    },
     /// A flag of other runtimes.
     #[error("{flag} is not for --sandbox {}: {mend}", .runtime.name())]
     NotForRuntime {
@@ -143,6 +155,7 @@ impl SandboxError {
             | Self::NoSuchVariable { .. }
             | Self::NoImage { .. }
             | Self::BadImage { .. }
+            | Self::Impostor { .. }
             | Self::NotForRuntime { .. }
             | Self::TwoMappings
             | Self::Unmapped { .. } => true,

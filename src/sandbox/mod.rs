@@ -16,6 +16,7 @@ mod container;
 mod docker;
 mod error;
 mod mounts;
+mod network;
 mod podman;
 mod quoting;
 mod users;

@@ -11,6 +11,7 @@
 
 mod directories;
 mod lines;
+mod network;
 mod users;
 
 use std::path::PathBuf;

@@ -60,6 +60,9 @@ pub(super) async fn sandbox(
     if runtime == Runtime::Bwrap {
         no_directory()?;
     }
+    // All of them, whatever this sandbox may read: other brokers of this user renew at them, too.
+    let providers = config.providers.iter();
+    request.check_network(providers.filter_map(|(name, provider)| Some((name.as_str(), provider.without_tls()?))))?;
     if let Some(way) = request.ways(&directories)?.iter().find(|way| passes_a_link(way)) {
         return Err(way.has_a_link().into());
     }

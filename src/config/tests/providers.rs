@@ -105,3 +105,30 @@ fn a_provider_is_complete_or_says_what_is_missing() {
         load(&format!("[providers.n]\n{complete}")).unwrap();
     }
 }
+
+#[test]
+fn an_endpoint_that_is_asked_without_tls_is_known() {
+    let keys = [
+        "issuer",
+        "token_endpoint",
+        "revocation_endpoint",
+        "device_authorization_endpoint",
+        "authorization_endpoint",
+    ];
+    let found = |text: &str| {
+        let config = load(&format!("[providers.p]\nclient_id = 'c'\n{text}")).unwrap();
+        config.providers.values().next().unwrap().without_tls()
+    };
+    for key in keys {
+        for (url, without) in [
+            ("https://127.0.0.1/x", false),
+            ("http://127.0.0.1/x", true),
+            ("http://localhost:8080/x", true),
+            ("http://[::1]/x", true),
+        ] {
+            let text = format!("preset = 'google'\n{key} = '{url}'");
+            assert_eq!(found(&text), without.then_some(key), "{text}");
+        }
+    }
+    assert_eq!(found("preset = 'google'"), None);
+}
