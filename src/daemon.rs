@@ -140,19 +140,20 @@ pub fn local(
     ephemeral: bool,
     renewals: Renewals,
 ) -> Result<Broker, StartError> {
+    let providers = providers(config, environment);
     // What sandboxes do is told by brokers that have any.
-    put_together(config, environment, ephemeral, renewals, to_the_log())
+    put_together(config, environment, providers, ephemeral, renewals, to_the_log())
 }
 
 fn put_together(
     config: &Config,
     environment: &Environment,
+    providers: Providers,
     ephemeral: bool,
     renewals: Renewals,
     notices: Notices,
 ) -> Result<Broker, StartError> {
     let Stores { tokens, keys } = stores(config, environment, ephemeral)?;
-    let providers = providers(config, environment);
     Ok(Broker::new(Parts {
         tokens,
         keys,
@@ -275,7 +276,17 @@ pub fn start(config: &Config, environment: &Environment, options: Options) -> Re
 
     let (metrics_at, metrics_guard) = metrics::listen(options.metrics.as_ref(), &dir)?;
 
-    let broker = put_together(config, environment, options.ephemeral, renewed_ahead(), options.notices)?;
+    let providers = providers(config, environment);
+    // Before there is a sandbox that could have a hand in them.
+    providers.read_authorities();
+    let broker = put_together(
+        config,
+        environment,
+        providers,
+        options.ephemeral,
+        renewed_ahead(),
+        options.notices,
+    )?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let auditing = Auditing::start(&config.audit, &broker, Arc::clone(&clock))?;
     let audit = auditing.audit.clone();

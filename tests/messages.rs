@@ -208,6 +208,10 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         SandboxError::NoSuchVariable { name: name() },
         SandboxError::NoImage { runtime },
         SandboxError::BadImage { image: name() },
+        SandboxError::Authorities {
+            variable: "SSL_CERT_FILE",
+            path: "/p".into(),
+        },
         SandboxError::TwoMappings,
         SandboxError::NoSubordinates,
         SandboxError::Remapped,

@@ -18,7 +18,8 @@ use std::{
     process::Command,
 };
 
-use command::{Answer, BIN, Host, PATH, Running, bwrap};
+use command::{Answer, BIN, Host, PATH, Running, bwrap, wait_until};
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat, open};
 
 /// A host with an entry, and a project to work in.
 fn host() -> (Host, PathBuf) {
@@ -210,6 +211,94 @@ fn nothing_is_mounted_through_a_link_that_a_sandbox_left() {
         run.current_dir(&project).env("PATH", host.path("fakes"));
         assert_eq!(Answer::of(run).code, if refused { 64 } else { 0 }, "{at}");
     }
+}
+
+const PROVIDER: &str = "[providers.a]\nclient_id = 'c'\ntoken_endpoint = 'https://a.example/t'\n";
+
+#[test]
+fn the_authorities_of_providers_are_nothing_that_a_sandbox_can_write_to() {
+    let (host, project) = host();
+    for name in ["ca.pem", "project/ca.pem", "outside/own.pem", "linked/own.pem"] {
+        host.write(name, "");
+    }
+    for (target, link) in [
+        // The link can be replaced, wherever it leads.
+        (host.path("ca.pem"), "project/link.pem"),
+        (host.path("project/ca.pem"), "to-project.pem"),
+        (host.path("project/link.pem"), "to-link.pem"),
+        ("project/ca.pem".into(), "linked/../relative.pem"),
+        (project.join("ca.pem"), "linked/0.pem"),
+        (project.clone(), "linked-directory"),
+        (host.path("ca.pem"), "outside/link.pem"),
+    ] {
+        symlink(target, host.path(link)).unwrap();
+    }
+    let at = |name: &str| host.path(name).to_str().unwrap().to_owned();
+    let cases = [
+        ("SSL_CERT_FILE", at("project/ca.pem"), true),
+        ("SSL_CERT_FILE", "ca.pem".to_owned(), true),
+        ("SSL_CERT_FILE", "./absent.pem".to_owned(), true),
+        ("SSL_CERT_FILE", at("project/link.pem"), true),
+        ("SSL_CERT_FILE", at("to-project.pem"), true),
+        ("SSL_CERT_FILE", at("to-link.pem"), true),
+        ("SSL_CERT_FILE", at("relative.pem"), true),
+        ("SSL_CERT_FILE", at("outside/../project/../project/ca.pem"), true),
+        ("SSL_CERT_FILE", at("ca.pem"), false),
+        ("SSL_CERT_FILE", "../ca.pem".to_owned(), false),
+        ("SSL_CERT_FILE", at("outside/link.pem"), false),
+        ("SSL_CERT_FILE", at("absent.pem"), false),
+        ("SSL_CERT_FILE", String::new(), false),
+        ("SSL_CERT_DIR", format!("{}:.", at("outside")), true),
+        ("SSL_CERT_DIR", at("linked"), true),
+        ("SSL_CERT_DIR", at("linked-directory"), true),
+        ("SSL_CERT_DIR", format!("{}:{}:", at("outside"), at("absent")), false),
+    ];
+    let run = |arguments: &[&str], (variable, value): (&str, &str)| {
+        let mut run = with_podman(&host, "echo started", arguments);
+        run.env(variable, value);
+        Answer::of(run)
+    };
+    for (variable, value, refused) in &cases {
+        host.write("config/credbroker/config.toml", PROVIDER);
+        let set = (*variable, value.as_str());
+        let answer = run(&["--mount", "."], set);
+        if *refused {
+            let mend = format!("set {variable} to a copy");
+            answer.failed(64).saying(&format!("{variable} leads to ")).saying(&mend);
+        } else {
+            assert_eq!(answer.succeeded().out, "started\n", "{set:?}");
+        }
+        // What is only read, or not there at all, is nothing that it can write to.
+        for arguments in [&[][..], &["--mount", ".:/w:ro"]] {
+            assert_eq!(run(arguments, set).succeeded().out, "started\n", "{set:?}");
+        }
+        // bwrap shows the working directory, to write to.
+        program(&host.path("fakes"), "bwrap", "exit 1");
+        let mut dry = host.command(&["run", "--dry-run", "--sandbox", "bwrap", "--", "true"]);
+        dry.current_dir(&project)
+            .env("PATH", host.path("fakes"))
+            .env(variable, value);
+        assert_eq!(Answer::of(dry).code, if *refused { 64 } else { 0 }, "{set:?}");
+        // Nobody is vouched for where there is no provider.
+        host.write("config/credbroker/config.toml", "");
+        assert_eq!(run(&["--mount", "."], set).succeeded().out, "started\n", "{set:?}");
+    }
+}
+
+#[test]
+fn the_authorities_are_read_before_the_command_starts() {
+    let (host, _) = host();
+    host.write("config/credbroker/config.toml", PROVIDER);
+    let authorities = host.path("ca.pem");
+    mkfifoat(CWD, &authorities, Mode::RUSR | Mode::WUSR).unwrap();
+    let mut run = with_podman(&host, "echo started", &[]);
+    run.env("SSL_CERT_FILE", &authorities);
+    let run = Running::start(run);
+    // It can be opened as soon as somebody reads it, and who reads waits until it is.
+    let mut wait = || open(&authorities, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).is_ok();
+    wait_until("the authorities are read", &mut wait);
+    assert_eq!(run.line(), "started");
+    assert_eq!(run.end(), 0);
 }
 
 #[test]

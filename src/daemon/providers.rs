@@ -22,16 +22,29 @@ pub struct Providers {
     pub refreshes: BTreeMap<Name, Arc<dyn Provider>>,
     /// For logins.
     pub logins: BTreeMap<Name, Arc<dyn LoginProvider>>,
+    http: Arc<Http>,
+}
+
+impl Providers {
+    /// Reads the certificate authorities that vouch for them, if there are any providers: whoever can write to those later
+    /// changes nothing.
+    pub fn read_authorities(&self) {
+        if !self.refreshes.is_empty() {
+            self.http.read_authorities();
+        }
+    }
 }
 
 /// Every configured provider, ready to be asked.
 #[must_use]
 pub fn providers(config: &Config, environment: &Environment) -> Providers {
+    let http = Arc::new(Http::new(HttpLimits::default(), &proxies(environment)));
     let mut all = Providers {
         refreshes: BTreeMap::new(),
         logins: BTreeMap::new(),
+        http: Arc::clone(&http),
     };
-    for (name, provider) in built(config, environment, HttpLimits::default()) {
+    for (name, provider) in built(config, environment, http) {
         let login: Arc<dyn LoginProvider> = Arc::<HttpProvider>::clone(&provider);
         all.logins.insert(name.clone(), login);
         all.refreshes.insert(name, provider);
@@ -55,7 +68,8 @@ pub async fn diagnose_providers(config: &Config, environment: &Environment) -> V
         answer: HttpLimits::default().connect,
         ..HttpLimits::default()
     };
-    let looking: Vec<_> = built(config, environment, limits)
+    let http = Arc::new(Http::new(limits, &proxies(environment)));
+    let looking: Vec<_> = built(config, environment, http)
         .map(|(name, provider)| (name, tokio::spawn(async move { provider.look().await })))
         .collect();
     let mut looked = Vec::new();
@@ -136,9 +150,8 @@ pub fn summary(provider: &ProviderConfig) -> ProviderSummary {
 fn built(
     config: &Config,
     environment: &Environment,
-    limits: HttpLimits,
+    http: Arc<Http>,
 ) -> impl Iterator<Item = (Name, Arc<HttpProvider>)> {
-    let http = Arc::new(Http::new(limits, &proxies(environment)));
     config.providers.iter().map(move |(name, provider)| {
         let settings = settings(name, provider, environment);
         let built = HttpProvider::new(settings, Arc::clone(&http), Arc::new(SystemClock::new()));

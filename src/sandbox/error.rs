@@ -83,6 +83,17 @@ pub enum SandboxError {
         /// What to do.
         mend: &'static str,
     },
+    /// The command could add an authority.
+    #[error(
+        "{variable} leads to {}, which the command can write to: an authority of its own could vouch for somebody in a provider's place: set {variable} to a copy that is elsewhere",
+        .path.display()
+    )]
+    Authorities {
+        /// The variable.
+        variable: &'static str,
+        /// Where it leads, or what is on the way.
+        path: PathBuf,
+    },
     /// A flag of other runtimes.
     #[error("{flag} is not for --sandbox {}: {mend}", .runtime.name())]
     NotForRuntime {
@@ -156,6 +167,7 @@ impl SandboxError {
             | Self::NoImage { .. }
             | Self::BadImage { .. }
             | Self::Impostor { .. }
+            | Self::Authorities { .. }
             | Self::NotForRuntime { .. }
             | Self::TwoMappings
             | Self::Unmapped { .. } => true,

@@ -5,6 +5,7 @@
 
 use std::{
     env,
+    ffi::OsStr,
     net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
@@ -32,6 +33,8 @@ use crate::{
 
 const ENDPOINT: &str = "CREDBROKER_TEST_ENDPOINT";
 const PROXY: &str = "CREDBROKER_TEST_PROXY";
+/// What becomes of the trusted authorities after they were read.
+const REPLACED_BY: &str = "CREDBROKER_TEST_REPLACED_BY";
 
 /// What the process under test does: one refresh, and prints what became of it.
 #[tokio::test]
@@ -50,6 +53,10 @@ async fn child_that_refreshes() {
         ..LIMITS
     };
     let http = Arc::new(Http::new(limits, &proxies));
+    if let Ok(other) = env::var(REPLACED_BY) {
+        http.read_authorities();
+        std::fs::copy(other, env::var("SSL_CERT_FILE").unwrap()).unwrap();
+    }
     let provider = HttpProvider::new(settings(&url), http, Arc::new(SystemClock::new()));
     let outcome = provider.refresh(&REFRESH_TOKEN.into()).await;
     println!("OUTCOME: {}: {}.", word(&outcome), seen(&outcome));
@@ -57,8 +64,12 @@ async fn child_that_refreshes() {
 
 /// The outcome of a refresh at this endpoint in a process that trusts these authorities.
 async fn outcome(url: &str, trusted: &Path, proxy: Option<&str>) -> String {
+    outcome_with(url, trusted, proxy.map(|proxy| (PROXY, proxy.as_ref()))).await
+}
+
+async fn outcome_with(url: &str, trusted: &Path, variable: Option<(&str, &OsStr)>) -> String {
     let child = Command::new(env::current_exe().unwrap())
-        .envs(proxy.map(|proxy| (PROXY, proxy)))
+        .envs(variable)
         .args(["--exact", "tls::child_that_refreshes", "--nocapture"])
         .env(ENDPOINT, url)
         .env("SSL_CERT_FILE", trusted)
@@ -187,6 +198,30 @@ async fn a_token_goes_to_nobody_but_whom_a_trusted_authority_vouches_for() {
             // Not a word of the other side's.
             assert!(!found.contains("canary"), "{found}");
         }
+    }
+}
+
+#[tokio::test]
+async fn an_authority_that_is_added_after_they_were_read_vouches_for_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let (ours, other) = (authority("ours"), authority("another"));
+    let [trusted, others] = ["trusted.pem", "other.pem"].map(|name| directory.path().join(name));
+    std::fs::write(&others, other.pem()).unwrap();
+    for (signer, want) in [
+        (&ours, "answered: "),
+        (
+            &other,
+            "not processed: TLS: the certificate is from an unknown authority.",
+        ),
+    ] {
+        std::fs::write(&trusted, ours.pem()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let server = TlsServer::start(&params.signed_by(&key, signer).unwrap(), &key);
+        let url = format!("https://localhost:{}/token", server.address.port());
+        let found = outcome_with(&url, &trusted, Some((REPLACED_BY, others.as_os_str()))).await;
+        assert!(found.starts_with(want), "{want}: {found}");
+        assert_eq!(std::fs::read(&trusted).unwrap(), std::fs::read(&others).unwrap());
     }
 }
 

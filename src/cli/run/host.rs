@@ -14,6 +14,7 @@ use rustix::fs::{FileType, fstat};
 use super::{
     BROKER_FAILED,
     asking::{self, Asked},
+    authorities,
     places::{homes, own, passes_a_link, place, private, source, whole, without_dots},
     system_calls,
 };
@@ -66,7 +67,12 @@ pub(super) async fn sandbox(
     if let Some(way) = request.ways(&directories)?.iter().find(|way| passes_a_link(way)) {
         return Err(way.has_a_link().into());
     }
-    let hosts = asking::trusted(environment, &writable(&request, &directories));
+    let writable = writable(&request, &directories);
+    // Without a provider nobody is asked for whom they could vouch.
+    if !config.providers.is_empty() {
+        authorities::check(environment, &writable)?;
+    }
+    let hosts = asking::trusted(environment, &writable);
     // What is to go inside is asked for by name.
     let asked =
         |name: &OsStr| runtime == Runtime::Bwrap || request.variables.iter().any(|asked| name == asked.as_str());

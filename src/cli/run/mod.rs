@@ -2,6 +2,7 @@
 
 pub(in crate::cli) mod asking;
 mod attest;
+mod authorities;
 pub(in crate::cli) mod confined;
 pub(in crate::cli) mod host;
 mod mount_points;

@@ -175,14 +175,18 @@ impl ClientSessionStore for Way {
     }
 }
 
-/// What TLS to the endpoint takes. The system's certificate authorities are read when they are needed first; what fails is
-/// tried again. Without TLS nobody is trusted, because nobody will be asked.
+/// What TLS to the endpoint takes. What fails is tried again. Without TLS nobody is trusted, because nobody will be asked.
 pub(super) fn tls_to(endpoint: &Endpoint, loaded: &OnceLock<ClientConfig>) -> Result<ClientConfig, Unreachable> {
     if !endpoint.is_https() {
         return config(RootCertStore::empty());
     }
     ServerName::try_from(endpoint.host())
         .map_err(|_invalid| Unreachable::new(Layer::Tls, "the host is no name that a certificate can have"))?;
+    trusting(loaded)
+}
+
+/// The system's certificate authorities. Those that were read once are kept.
+pub(super) fn trusting(loaded: &OnceLock<ClientConfig>) -> Result<ClientConfig, Unreachable> {
     if let Some(config) = loaded.get() {
         return Ok(config.clone());
     }

@@ -107,6 +107,13 @@ impl Http {
         }
     }
 
+    /// Reads the system's certificate authorities, as they are now. What cannot be read is tried again when it is needed.
+    pub fn read_authorities(&self) {
+        if let Err(error) = connect::trusting(&self.tls) {
+            tracing::debug!(%error, "no certificate authorities yet");
+        }
+    }
+
     /// Fetches a document that is no secret (GET).
     pub(super) async fn get(self: &Arc<Self>, from: Endpoint) -> Result<Answer, NoAnswer> {
         let outgoing = Outgoing {
