@@ -2,7 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a failure here is a test's failure")]
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use credbroker::{
     broker::{self, error::LoginFailure, policy::Right},
@@ -227,7 +233,7 @@ fn the_errors_of_sandboxes_say_what_to_do() {
     }
     // The others get their mend where they are made.
     let (place, kind) = (Place::new("/".into(), None, Vec::new()), Kind::Directory);
-    let source = |path: &str, kind| Source {
+    let source = |path: &Path, kind| Source {
         named: path.into(),
         place: Place::new(path.into(), None, Vec::new()),
         kind,
@@ -251,16 +257,18 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         command: Vec::new(),
     };
     for (argument, kind) in [
-        ("/", kind),
-        ("/a", Kind::Absent),
-        ("/a", Kind::Other),
-        ("/a:/proc", kind),
-        ("/a:/run/credbroker", kind),
-        ("/a:/b/../c", kind),
-        ("/srv/bin", kind),
+        (&b"/"[..], kind),
+        (b"/a", Kind::Absent),
+        (b"/a", Kind::Other),
+        (b"/a:/proc", kind),
+        (b"/a:/run/credbroker", kind),
+        (b"/a:/b/../c", kind),
+        (b"/srv/bin", kind),
+        (b"/a\xff:/b", kind),
+        (b"/a:/b\xff", kind),
     ] {
-        let mount = Mount::parse(argument.as_ref()).unwrap();
-        let source = source(mount.source.to_str().unwrap(), kind);
+        let mount = Mount::parse(OsStr::from_bytes(argument)).unwrap();
+        let source = source(&mount.source, kind);
         request.mounts = vec![(mount, source)];
         says_what_to_do(&request.check(&directories).unwrap_err());
     }

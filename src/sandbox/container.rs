@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Broker, CommandLine, Directories, Environment, Request, Runtime, Sandbox, SandboxError,
-    mounts::{self, Inside, Mounted},
+    mounts::{self, Inside, Mounted, WORKING_DIRECTORY},
     quoting::field,
 };
 
@@ -29,7 +29,38 @@ pub(super) fn mounts(request: &Request, directories: &Directories) -> Result<Vec
     if image.is_empty() || image.starts_with('-') {
         return Err(SandboxError::BadImage { image: image.clone() });
     }
-    mounts::judged(&request.mounts, directories, &Inside::container())
+    let mounts = mounts::judged(&request.mounts, directories, &Inside::container())?;
+    for mounted in &mounts {
+        if !arrives(&mounted.source) {
+            return Err(misread("--mount", &mounted.source));
+        }
+        if !arrives(&mounted.destination) {
+            return Err(SandboxError::Destination {
+                path: mounted.destination.clone(),
+                why: "a container's runtime would read another name there; write one in UTF-8 without control characters",
+            });
+        }
+    }
+    match mounts::inside_of(&mounts, &directories.working) {
+        Some(directory) if !arrives(&directory) => Err(misread(WORKING_DIRECTORY, directories.working.path())),
+        _ => Ok(mounts),
+    }
+}
+
+/// Whether podman and docker mean the same path. They put others in the place of bytes that are no text and of ends of lines, and
+/// a sandbox may have left something of that name.
+fn arrives(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| !text.contains(char::is_control))
+}
+
+fn misread(what: &'static str, path: &Path) -> SandboxError {
+    SandboxError::Forbidden {
+        what,
+        path: path.to_owned(),
+        why: "has a name that is no UTF-8 or has a control character in it, and a container's runtime would read another one"
+            .to_owned(),
+        mend: "choose another name for it, or use --sandbox bwrap",
+    }
 }
 
 /// The options that come first, in the same order for both.

@@ -225,7 +225,7 @@ const HOST: &str = "/run/host";
 /// Where everybody's programs listen; what is in it may be mounted.
 const SHARED: [&str; 2] = ["/tmp", "/var/tmp"];
 
-const WORKING_DIRECTORY: &str = "the working directory";
+pub(super) const WORKING_DIRECTORY: &str = "the working directory";
 const CHANGE_DIRECTORY: &str = "change to the directory of your project";
 const PROGRAM_ELSEWHERE: &str = "put credbroker elsewhere, or change to another directory";
 const READ_ONLY: &str = "mount it read-only (SRC:DST:ro), or put credbroker elsewhere";

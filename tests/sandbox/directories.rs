@@ -1,5 +1,7 @@
 //! What may be the working directory, what may be mounted, and where.
 
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::Path};
+
 use super::*;
 
 /// `None`: it may be.
@@ -114,6 +116,62 @@ fn what_is_no_file_or_directory_is_not_mounted() {
         request.mounts = vec![(mount, Source { kind, ..source })];
         let said = request.check(&directories("/srv")).unwrap_err().to_string();
         assert!(said.contains(says), "{said}");
+    }
+}
+
+#[test]
+fn a_container_is_given_no_name_that_its_runtime_reads_as_another() {
+    let odd = |name: &[u8]| PathBuf::from(OsStr::from_bytes(&[b"/srv/", name].concat()));
+    let at = |path: &Path| Place::new(path.to_owned(), None, Vec::new());
+    for (name, arrives) in [
+        (&b"d\xff"[..], false),
+        (b"a\r\nb", false),
+        (b"a\nb", false),
+        (b"a\x1b[2J", false),
+        (b"\xc2\x9b", false),
+        ("d\u{fffd}, \"h\u{e4}\" '".as_bytes(), true),
+    ] {
+        let (path, plain) = (odd(name), PathBuf::from("/srv/plain"));
+        for (source, destination, working, says) in [
+            (&path, &plain, &plain, "--mount /srv/"),
+            (&plain, &path, &plain, "--mount cannot put anything at /srv/"),
+            (
+                &plain,
+                &plain,
+                &plain.join(path.file_name().unwrap()),
+                "the working directory /srv/plain/",
+            ),
+        ] {
+            for runtime in [Runtime::Bwrap, Runtime::Podman, Runtime::Docker] {
+                let (asked, found) = mount("/srv/plain");
+                let mut request = request(runtime);
+                request.mounts = vec![(
+                    Mount {
+                        destination: Some(destination.clone()),
+                        ..asked
+                    },
+                    Source {
+                        place: at(source),
+                        ..found
+                    },
+                )];
+                let mut directories = directories("/home/me/project");
+                directories.working = at(working);
+                let answer = request.check(&directories);
+                assert_eq!(
+                    answer.is_ok(),
+                    arrives || runtime == Runtime::Bwrap,
+                    "{name:?}: {answer:?}"
+                );
+                if let Err(error) = answer {
+                    let said = error.to_string();
+                    assert!(
+                        error.is_usage() && said.contains("UTF-8") && said.starts_with(says),
+                        "{said}"
+                    );
+                }
+            }
+        }
     }
 }
 
