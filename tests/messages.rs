@@ -277,6 +277,7 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         request.runtime = runtime;
         says_what_to_do(&request.check_network([("p", "token_endpoint")]).unwrap_err());
     }
+    says_what_to_do(&source(Path::new("/a"), kind).behind_a_link(Path::new("/a")));
     let way = Way {
         from: "/a".into(),
         rest: "link/b".into(),

@@ -302,6 +302,66 @@ fn the_authorities_are_read_before_the_command_starts() {
 }
 
 #[test]
+fn nothing_is_mounted_that_a_link_which_a_sandbox_left_leads_to() {
+    let (host, project) = host();
+    for name in ["private/deep", "project/sub", "tools", "shared"] {
+        fs::create_dir_all(host.path(name)).unwrap();
+    }
+    let private = host.path("private");
+    symlink(&private, project.join("data")).unwrap();
+    symlink(&private, project.join("sub/data")).unwrap();
+    symlink(&private, host.path("shared/data")).unwrap();
+    // Not the sandbox's own, but one of the sandbox's is behind it, or before it.
+    symlink("project/data", host.path("tools/../behind")).unwrap();
+    symlink(&project, host.path("tools/project")).unwrap();
+    symlink(&private, host.path("tools/data")).unwrap();
+    let shared = format!("{}:/shared", host.path("shared").display());
+    let read_only = format!("{shared}:ro");
+    for (source, other, refused) in [
+        ("data", None, true),
+        ("./sub/../data", None, true),
+        ("sub/data/deep", None, true),
+        ("data/../private", None, true),
+        ("../behind", None, true),
+        ("../tools/project/data", None, true),
+        ("../shared/data", Some(&shared), true),
+        ("../shared/data", Some(&read_only), false),
+        ("../shared/data", None, false),
+        ("../tools/data", None, false),
+        ("../tools/project/sub", None, false),
+        ("../private/deep", None, false),
+        ("sub", None, false),
+    ] {
+        let mut mounts = vec!["--mount".to_owned(), format!("{source}:/mnt/data")];
+        if let Some(other) = other {
+            mounts.extend(["--mount".to_owned(), other.clone()]);
+        }
+        let mounts: Vec<&str> = mounts.iter().map(String::as_str).collect();
+        for runtime in ["podman", "bwrap"] {
+            program(&host.path("fakes"), runtime, "echo started");
+            let mut run = host.command(&["run", "--dry-run", "--sandbox", runtime]);
+            if runtime == "podman" {
+                run.args(["--image", "i"]);
+            }
+            run.args(&mounts)
+                .args(["--", "true"])
+                .current_dir(&project)
+                .env("PATH", format!("{}:{PATH}", host.path("fakes").display()));
+            let answer = Answer::of(run);
+            if refused {
+                answer.failed(64).saying("behind a link").saying("name the path");
+            } else {
+                assert_eq!(answer.code, 0, "{runtime} {mounts:?}: {answer:?}");
+            }
+        }
+    }
+    // A home is no project, and the links in it are the user's.
+    let mut run = with_podman(&host, "echo started", &["--mount", "tools/data:/mnt/data"]);
+    run.current_dir(host.path(""));
+    assert_eq!(Answer::of(run).succeeded().out, "started\n");
+}
+
+#[test]
 fn in_bwrap_a_command_in_the_background_has_no_terminal_to_read() {
     if !bwrap() {
         return;

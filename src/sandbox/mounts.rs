@@ -172,6 +172,19 @@ pub struct Source {
     pub kind: Kind,
 }
 
+impl Source {
+    /// Why it is not mounted if this link is on the way to it, where a sandbox can write: who wrote there chose what is mounted.
+    #[must_use]
+    pub fn behind_a_link(&self, link: &Path) -> SandboxError {
+        SandboxError::Forbidden {
+            what: "--mount",
+            path: self.named.clone(),
+            why: format!("is behind a link ({}) that a sandbox may have left", link.display()),
+            mend: "name the path that is really meant",
+        }
+    }
+}
+
 /// Something that belongs to credbroker, and to no sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Own {

@@ -231,7 +231,7 @@ fn the_first_process_of_a_container_is_asked_for_by_its_name() {
         for line in [sandbox.first_process(&broker), sandbox.removal(&broker)] {
             assert_eq!(line.as_ref().map(|line| line.program.to_str().unwrap()), asked);
             let names = |line: &CommandLine| {
-                line.arguments(-1)
+                line.arguments(&[])
                     .any(|word| word == "credbroker-AAAAAAAAAAAAAAAAAAAAAA")
             };
             assert!(line.as_ref().is_none_or(names));

@@ -15,7 +15,7 @@ use super::{
     BROKER_FAILED,
     asking::{self, Asked},
     authorities,
-    places::{homes, own, passes_a_link, place, private, source, whole, without_dots},
+    places::{homes, links, own, passes_a_link, place, private, source, whole, without_dots},
     system_calls,
 };
 use crate::{
@@ -72,6 +72,7 @@ pub(super) async fn sandbox(
     if !config.providers.is_empty() {
         authorities::check(environment, &writable)?;
     }
+    left_no_link(&request, &directories, &writable)?;
     let hosts = asking::trusted(environment, &writable);
     // What is to go inside is asked for by name.
     let asked =
@@ -118,6 +119,24 @@ fn writable(request: &Request, directories: &Directories) -> Vec<Place> {
         writable.push(directories.working.clone());
     }
     writable
+}
+
+/// No source of a mount is behind a link that a sandbox can have made: this one before, or another one in the same project.
+fn left_no_link(request: &Request, directories: &Directories, writable: &[Place]) -> Result<(), Failure> {
+    let working = &directories.working;
+    let project = !directories.homes.iter().any(|home| working.holds(home));
+    for (mount, source) in &request.mounts {
+        let links = links(&mount.source).map_err(|error| unknown_directory(&error))?;
+        let mut above = links.iter().filter_map(|link| Some((link, place(link.parent()?))));
+        let is_left = |place: &Place| {
+            let mut places = writable.iter().chain(project.then_some(working));
+            places.any(|writable| writable.holds(place))
+        };
+        if let Some((link, _)) = above.find(|(_, above)| is_left(above)) {
+            return Err(source.behind_a_link(link).into());
+        }
+    }
+    Ok(())
 }
 
 fn request(runtime: Runtime, arguments: &RunArgs) -> Result<Request, Failure> {
