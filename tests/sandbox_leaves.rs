@@ -106,6 +106,45 @@ fn a_command_of_the_configuration_finds_nothing_that_a_sandbox_left() {
     );
 }
 
+#[test]
+fn no_program_of_the_hosts_takes_code_from_the_directory_that_it_runs_in() {
+    let (host, project) = host();
+    // The empty part is the project, where podman runs.
+    let list = "/nowhere/lib64:";
+    let mut run = with_podman(&host, "env; pwd", &["--mount", "."]);
+    run.env("LD_LIBRARY_PATH", list).env("PYTHONPATH", "lib");
+    let seen = Answer::of(run).succeeded().out;
+    let rest = |seen: &str| seen.lines().any(|line| line == "LD_LIBRARY_PATH=/nowhere/lib64");
+    assert!(rest(&seen) && !seen.contains("PYTHONPATH"), "{seen}");
+    assert!(seen.ends_with(&format!("\n{}\n", project.display())), "{seen}");
+
+    // doctor asks them from there, too.
+    program(&host.path("fakes"), "podman", r#"/usr/bin/env > "$HOME/doctors""#);
+    let mut doctor = host.command(&["doctor"]);
+    doctor
+        .current_dir(&project)
+        .env("PATH", host.path("fakes"))
+        .env("LD_LIBRARY_PATH", list);
+    let answer = Answer::of(doctor);
+    let seen = fs::read_to_string(host.path("doctors")).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
+    assert!(rest(&seen), "{seen}");
+
+    // And none is told by name to.
+    for runtime in ["bwrap", "podman"] {
+        let mut run = host.command(&["run", "--sandbox", runtime, "--env", "LD_PRELOAD"]);
+        if runtime == "podman" {
+            run.args(["--image", "i"]);
+        }
+        program(&host.path("fakes"), runtime, "echo started");
+        run.args(["--", "true"])
+            .current_dir(&project)
+            .env("PATH", format!("{}:{PATH}", host.path("fakes").display()))
+            .env("LD_PRELOAD", project.join("x.so"));
+        let answer = Answer::of(run).failed(64).saying("set it inside");
+        assert_eq!(answer.out, "");
+    }
+}
+
 /// A script in the project that may mount, and sees its mounts alone.
 fn with_mounts(host: &Host, script: &str) -> Command {
     let mut shell = host.program("unshare");

@@ -53,6 +53,16 @@ pub enum SandboxError {
         /// The name.
         name: String,
     },
+    /// One that the runtime's own program goes by.
+    #[error(
+        "--env {name} is a variable that {} goes by itself, on the host; set it inside: `sh -c '{name}=VALUE exec \"$@\"' sh CMD`", .runtime.name()
+    )]
+    RuntimesVariable {
+        /// The name.
+        name: String,
+        /// The runtime.
+        runtime: Runtime,
+    },
     /// One that is not set, or that holds a client secret.
     #[error("--env {name} is not set here, or holds a client secret: set it, or remove the flag")]
     NoSuchVariable {
@@ -163,6 +173,7 @@ impl SandboxError {
             | Self::VariableWithValue
             | Self::NoVariableName { .. }
             | Self::OwnVariable { .. }
+            | Self::RuntimesVariable { .. }
             | Self::NoSuchVariable { .. }
             | Self::NoImage { .. }
             | Self::BadImage { .. }

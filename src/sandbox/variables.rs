@@ -14,6 +14,31 @@ const LOCALE: &str = "LC_";
 /// What the broker itself sets.
 const OWN: &str = "CREDBROKER_";
 
+/// What the loader and the C library of the runtime's own program go by, which runs on the host: they may name what a sandbox
+/// left.
+const LOADER: [&str; 8] = [
+    "GCONV_PATH",
+    "GETCONF_DIR",
+    "GLIBC_TUNABLES",
+    "HOSTALIASES",
+    "LOCPATH",
+    "MALLOC_TRACE",
+    "NLSPATH",
+    "RESOLV_HOST_CONF",
+];
+/// And every one that begins so.
+const LOADERS: &str = "LD_";
+
+/// Whether a runtime gets a variable for itself when it is to pass it on, and lets it say what runs or where that is.
+fn is_runtimes(runtime: Runtime, name: &str) -> bool {
+    let own = match runtime {
+        Runtime::Bwrap => false,
+        Runtime::Podman => name.starts_with("CONTAINER") || name == "XDG_CONFIG_HOME",
+        Runtime::Docker => name.starts_with("DOCKER_"),
+    };
+    own || name.starts_with(LOADERS) || LOADER.contains(&name)
+}
+
 /// The names of those that are passed, of those that are set; in order.
 pub(super) fn passed(runtime: Runtime, asked: &[String], set: &BTreeSet<String>) -> Result<Vec<String>, SandboxError> {
     let usual = |name: &str| match runtime {
@@ -30,6 +55,12 @@ pub(super) fn passed(runtime: Runtime, asked: &[String], set: &BTreeSet<String>)
         }
         if name.starts_with(OWN) {
             return Err(SandboxError::OwnVariable { name: name.clone() });
+        }
+        if is_runtimes(runtime, name) {
+            return Err(SandboxError::RuntimesVariable {
+                name: name.clone(),
+                runtime,
+            });
         }
         let Some(name) = set.get(name) else {
             return Err(SandboxError::NoSuchVariable { name: name.clone() });
@@ -97,6 +128,37 @@ mod tests {
         ] {
             let said = refused(name);
             assert!(said.contains(says) && !said.contains("s3cret"), "{name}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_the_runtimes_own_program_would_go_by_is_refused() {
+        let all = [Runtime::Bwrap, Runtime::Podman, Runtime::Docker];
+        for (name, by) in [
+            ("LD_PRELOAD", &all[..]),
+            ("LD_LIBRARY_PATH", &all),
+            ("LD_AUDIT", &all),
+            ("GLIBC_TUNABLES", &all),
+            ("GCONV_PATH", &all),
+            ("LOCPATH", &all),
+            ("NLSPATH", &all),
+            ("CONTAINERS_CONF", &[Runtime::Podman]),
+            ("CONTAINER_HOST", &[Runtime::Podman]),
+            ("XDG_CONFIG_HOME", &[Runtime::Podman]),
+            ("DOCKER_CONFIG", &[Runtime::Docker]),
+            ("PYTHONPATH", &[]),
+            ("LDFLAGS", &[]),
+        ] {
+            for runtime in all {
+                // Whether it is set or not.
+                for set in [&[name][..], &[]] {
+                    let said = given(runtime, &[name], set).err().map(|error| error.to_string());
+                    let refused = said
+                        .as_ref()
+                        .is_some_and(|said| said.contains("itself, on the host; set it inside"));
+                    assert_eq!(refused, by.contains(&runtime), "{name} {runtime:?}: {said:?}");
+                }
+            }
         }
     }
 }

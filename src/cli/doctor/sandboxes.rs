@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::Report;
 use crate::{
     cli::run::{
-        asking::{Asked, program, search_path},
+        asking::{Asked, program, trusted},
         confined::bwraps_mend,
         host::podmans_init,
     },
@@ -44,11 +44,12 @@ const QUESTIONS: [(Runtime, &[&str]); 3] = [
 
 pub(super) async fn look(config: Option<&Config>, environment: &Environment, report: &mut Report) {
     report.begins(SANDBOXES);
-    let path = search_path(environment, &[]);
+    let environment = &trusted(environment, &[]);
+    let path = environment.get("PATH").unwrap_or_default();
     let secrets = config.map(Config::secret_variables).unwrap_or_default();
     for (runtime, question) in QUESTIONS {
         let name = runtime.name();
-        let Ok(program) = program(runtime, &path) else {
+        let Ok(program) = program(runtime, path) else {
             report.ok(
                 SANDBOXES,
                 name,
@@ -59,7 +60,7 @@ pub(super) async fn look(config: Option<&Config>, environment: &Environment, rep
         let asked = Asked {
             runtime,
             program: &program,
-            path: &path,
+            path,
             environment,
             secrets: &secrets,
         };

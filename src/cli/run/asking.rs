@@ -36,8 +36,42 @@ pub(in crate::cli) fn search_path(environment: &Environment, writable: &[Place])
     OsString::from_vec(kept.collect::<Vec<_>>().join(&b':'))
 }
 
+/// Lists of places that programs take code from. An empty or relative one is where the program runs, which may be a sandbox's.
+const CODE: [&str; 14] = [
+    "BASH_ENV",
+    "CLASSPATH",
+    "GCONV_PATH",
+    "GUILE_LOAD_PATH",
+    "LD_AUDIT",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LOCPATH",
+    "NLSPATH",
+    "NODE_PATH",
+    "PERL5LIB",
+    "PERLLIB",
+    "PYTHONPATH",
+    "RUBYLIB",
+];
+
+/// What remains of a variable without such places. `None`: nothing.
+fn without_here(name: &OsStr, value: &OsStr) -> Option<OsString> {
+    if !CODE.iter().any(|code| name == *code) {
+        return Some(value.to_owned());
+    }
+    let ends: &[u8] = if name.as_bytes().starts_with(b"LD_") {
+        b":; "
+    } else {
+        b":"
+    };
+    let parts = value.as_bytes().split(|byte| ends.contains(byte));
+    let kept: Vec<&[u8]> = parts.filter(|part| part.starts_with(b"/")).collect();
+    (!kept.is_empty()).then(|| OsString::from_vec(kept.join(&b':')))
+}
+
 /// What a program of the host's may find in its environment, though a sandbox can write to some places: PATH as above, and no
-/// variable that leads there, such as LD_LIBRARY_PATH or PYTHONPATH.
+/// variable that leads there, such as LD_LIBRARY_PATH or PYTHONPATH, or
+/// none of its parts that do.
 pub(in crate::cli) fn trusted(environment: &Environment, writable: &[Place]) -> Environment {
     let leads_there = |value: &OsStr| {
         let names = |writable: &Place| {
@@ -56,8 +90,9 @@ pub(in crate::cli) fn trusted(environment: &Environment, writable: &[Place]) -> 
     let path = search_path(environment, writable);
     let kept = environment
         .all()
-        .filter(|(name, value)| *name != "PATH" && !leads_there(value));
-    kept.chain([(OsStr::new("PATH"), path.as_os_str())]).collect()
+        .filter(|(name, value)| *name != "PATH" && !leads_there(value))
+        .filter_map(|(name, value)| Some((name.to_owned(), without_here(name, value)?)));
+    kept.chain([("PATH".into(), path)]).collect()
 }
 
 /// The first program of this name.
@@ -279,5 +314,37 @@ mod tests {
         let kept: Vec<&str> = trusted.all().map(|(name, _)| name.to_str().unwrap()).collect();
         assert_eq!(kept, ["ABOVE", "ELSEWHERE", "EMPTY", "LONG", "PATH", "RELATIVE"]);
         assert_eq!(trusted.get("PATH"), Some(OsStr::new("/usr/bin:/bin")));
+    }
+
+    /// What is kept of this variable where a sandbox can write to this place.
+    fn kept(writable: &str, name: &str, value: &str) -> Option<String> {
+        let environment: Environment = [(name, value)].into_iter().collect();
+        let writable = Place::new(writable.into(), None, Vec::new());
+        let kept = trusted(&environment, &[writable]);
+        kept.get(name).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn code_is_not_taken_from_where_a_program_runs() {
+        for (name, value, want) in [
+            ("LD_LIBRARY_PATH", "/opt/cuda/lib64", Some("/opt/cuda/lib64")),
+            ("LD_LIBRARY_PATH", "/opt/cuda/lib64:", Some("/opt/cuda/lib64")),
+            ("LD_LIBRARY_PATH", ":/opt/a::/opt/b", Some("/opt/a:/opt/b")),
+            ("LD_LIBRARY_PATH", "/opt/a;;/opt/b", Some("/opt/a:/opt/b")),
+            ("LD_LIBRARY_PATH", "", None),
+            ("LD_LIBRARY_PATH", "lib", None),
+            ("LD_LIBRARY_PATH", "$ORIGIN/lib", None),
+            ("LD_PRELOAD", "/opt/a.so ./b.so", Some("/opt/a.so")),
+            ("LD_AUDIT", "a.so", None),
+            ("GCONV_PATH", ".", None),
+            ("PYTHONPATH", ".:/opt/my python", Some("/opt/my python")),
+            ("PERL5LIB", "/opt/perl:lib", Some("/opt/perl")),
+            ("NODE_PATH", "node_modules", None),
+            // No places of code.
+            ("LANG", "C.UTF-8", Some("C.UTF-8")),
+            ("EMPTY", "", Some("")),
+        ] {
+            assert_eq!(kept("/nowhere/project", name, value).as_deref(), want, "{name}={value}");
+        }
     }
 }
