@@ -84,8 +84,15 @@ fn a_command_of_the_configuration_finds_nothing_that_a_sandbox_left() {
         .env("LD_LIBRARY_PATH", format!("/nowhere:{}", planted.display()))
         .env("PYTHONSTARTUP", project.join("x.py"))
         .env("OPTIONS", format!("--require={}/x.js", project.display()))
+        // This one only begins as the project does.
+        .env("NEIGHBOUR", host.path("project-2/id"))
+        .env("RUST_LOG", "debug")
         .env("WANTED", project.join("y"));
-    let answer = Answer::of(run);
+    let answer = Answer::of(run).saying("\"OPTIONS\"").saying("\"PYTHONSTARTUP\"");
+    assert!(
+        !answer.err.contains("x.js") && !answer.err.contains("NEIGHBOUR"),
+        "{answer:?}"
+    );
     assert_eq!(answer.out, "access-1\n", "{answer:?}");
     assert!(
         !host.path("planted").exists(),
@@ -97,7 +104,7 @@ fn a_command_of_the_configuration_finds_nothing_that_a_sandbox_left() {
         for name in ["LD_LIBRARY_PATH", "PYTHONSTARTUP", "OPTIONS"] {
             assert!(!names.contains(&name), "{name} is in {seen}");
         }
-        assert!(names.contains(&"HOME"), "{seen}");
+        assert!(names.contains(&"HOME") && names.contains(&"NEIGHBOUR"), "{seen}");
     }
     let podmans = fs::read_to_string(host.path("podmans")).unwrap();
     assert!(

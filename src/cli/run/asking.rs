@@ -69,14 +69,35 @@ fn without_here(name: &OsStr, value: &OsStr) -> Option<OsString> {
     (!kept.is_empty()).then(|| OsString::from_vec(kept.join(&b':')))
 }
 
+/// Whether a byte can be in the middle of a file's name, and does not end one in a list or an option.
+fn in_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.+@~".contains(&byte) || !byte.is_ascii()
+}
+
+/// From the first slash on.
+fn from_slash(word: &[u8]) -> Option<&[u8]> {
+    word.get(word.iter().position(|byte| *byte == b'/')?..)
+}
+
+/// Whether a path that is found in a value is one there: not the beginning of another name (`/srv/user` for `/srv/u`), and not the
+/// end of a longer path (`/mnt/srv/u`). An option may stand before it (`-I/srv/u`).
+fn is_whole(value: &[u8], at: usize, length: usize) -> bool {
+    let (before, after) = (value.get(..at), value.get(at + length..));
+    let word = before.and_then(|before| before.rsplit(|byte| !in_name(*byte) && *byte != b'/').next());
+    let longer = word
+        .and_then(from_slash)
+        .is_some_and(|path| path.iter().any(|byte| in_name(*byte)));
+    !longer && !after.and_then(<[u8]>::first).is_some_and(|byte| in_name(*byte))
+}
+
 /// What a program of the host's may find in its environment, though a sandbox can write to some places: PATH as above, and no
-/// variable that leads there, such as LD_LIBRARY_PATH or PYTHONPATH, or
-/// none of its parts that do.
+/// variable that leads there, such as LD_LIBRARY_PATH or PYTHONPATH. What names no place is left out of those, too.
 pub(in crate::cli) fn trusted(environment: &Environment, writable: &[Place]) -> Environment {
     let leads_there = |value: &OsStr| {
         let names = |writable: &Place| {
-            let path = writable.path().as_os_str().as_bytes();
-            value.as_bytes().windows(path.len()).any(|part| part == path)
+            let (value, path) = (value.as_bytes(), writable.path().as_os_str().as_bytes());
+            let mut all = value.windows(path.len()).enumerate();
+            all.any(|(at, part)| part == path && is_whole(value, at, path.len()))
         };
         let is_there = |part: &[u8]| {
             let part = Path::new(OsStr::from_bytes(part));
@@ -85,14 +106,27 @@ pub(in crate::cli) fn trusted(environment: &Environment, writable: &[Place]) -> 
                 writable.iter().any(|writable| writable.holds(&place))
             }
         };
-        writable.iter().any(names) || value.as_bytes().split(|byte| *byte == b':').any(is_there)
+        let value = value.as_bytes();
+        let mut words = value.split(|byte| !in_name(*byte) && *byte != b'/');
+        writable.iter().any(names)
+            || value.split(|byte| *byte == b':').any(is_there)
+            || words.any(|word| from_slash(word).is_some_and(is_there))
     };
     let path = search_path(environment, writable);
     let kept = environment
         .all()
         .filter(|(name, value)| *name != "PATH" && !leads_there(value))
         .filter_map(|(name, value)| Some((name.to_owned(), without_here(name, value)?)));
-    kept.chain([("PATH".into(), path)]).collect()
+    let kept: Environment = kept.chain([("PATH".into(), path)]).collect();
+    let less = environment
+        .all()
+        .filter(|variable| !kept.all().any(|kept| kept == *variable));
+    let names: Vec<&OsStr> = less.map(|(name, _)| name).collect();
+    tracing::debug!(
+        ?names,
+        "variables that the host's own programs do not get, or not all of"
+    );
+    kept
 }
 
 /// The first program of this name.
@@ -322,6 +356,49 @@ mod tests {
         let writable = Place::new(writable.into(), None, Vec::new());
         let kept = trusted(&environment, &[writable]);
         kept.get(name).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_value_leads_to_a_place_by_its_whole_path() {
+        for (value, leads) in [
+            ("/n/u", true),
+            ("/n/u/", true),
+            ("/n/u/id", true),
+            ("/x:/n/u", true),
+            ("/n/u:/x", true),
+            ("--require=/n/u/x.js", true),
+            ("--require /n/u/x.js --y", true),
+            ("-I/n/u", true),
+            ("-I/n/u -Mx", true),
+            ("'/n/u'", true),
+            ("\"/n/u\"", true),
+            ("cat </n/u;ls", true),
+            ("file:///n/u", true),
+            ("//n/u", true),
+            ("--x=/usr/../n/u", true),
+            ("=/m/x,/n/u", true),
+            ("/n/user:/n/u", true),
+            ("/n/user", false),
+            ("/n/user:/x", false),
+            ("/n/u-2/id", false),
+            ("/n/u.old", false),
+            ("/n/u\u{e4}", false),
+            ("/m/n/u", false),
+            ("--x=/m/n/u/id", false),
+            ("--x /m/n/u", false),
+            ("/n", false),
+            ("", false),
+        ] {
+            assert_eq!(kept("/n/u", "V", value).is_none(), leads, "{value}");
+        }
+        // Behind a link, in an option.
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/", directory.path().join("link")).unwrap();
+        let option = format!("--x={}/link/n/u/id", directory.path().display());
+        assert_eq!(kept("/n/u", "V", &option), None);
+        // The place's own name may have what else ends one.
+        assert_eq!(kept("/n/a b:c", "V", "--x=/n/a b:c/d"), None);
+        assert!(kept("/n/a b:c", "V", "--x=/n/a b:cd").is_some());
     }
 
     #[test]
