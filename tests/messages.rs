@@ -279,6 +279,7 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         says_what_to_do(&request.check_network([("p", "token_endpoint")]).unwrap_err());
     }
     says_what_to_do(&source(Path::new("/a"), kind).behind_a_link(Path::new("/a")));
+    says_what_to_do(&SandboxError::missing_in_the_system("/usr/a".into()));
     let way = Way {
         from: "/a".into(),
         rest: "link/b".into(),

@@ -327,6 +327,52 @@ fn a_working_directory_that_holds_more_than_a_project_is_64_and_starts_nothing()
 }
 
 #[test]
+fn in_bwrap_nothing_is_made_in_what_of_the_system_is_read_only() {
+    let (host, project) = host();
+    let fakes = program(&host, "fakes", "bwrap", "exit 9");
+    let source = project.display();
+    for (places, refused) in [
+        (&["/usr/not-there"][..], Some("/usr/not-there")),
+        (&["/bin/not-there/x:ro"], Some("/bin/not-there/x")),
+        (&["/etc/not-there"], Some("/etc/not-there")),
+        (&["/usr/local", "/usr/not-there"], Some("/usr/not-there")),
+        // In /usr or in /etc, whole or in parts, something is there; elsewhere it is made.
+        (&["/usr/local"], None),
+        (&["/etc/ssl"], None),
+        (&["/usr/local", "/usr/local/not-there"], None),
+        (&["/not-there"], None),
+        (&["/srv/not-there"], None),
+    ] {
+        let mounts: Vec<String> = places.iter().map(|place| format!("{source}:{place}")).collect();
+        let mut arguments = vec!["bwrap", "--dry-run"];
+        arguments.extend(mounts.iter().flat_map(|mount| ["--mount", mount]));
+        let mut run = sandbox(&host, &arguments, &["true"]);
+        run.env("PATH", format!("{}:{PATH}", fakes.display()));
+        let answer = Answer::of(run);
+        match refused {
+            Some(place) => {
+                let says = format!("cannot put anything at {place}: it is not there");
+                answer.failed(64).saying(&says).saying("choose a place");
+            }
+            None => assert_eq!(answer.code, 0, "{places:?}: {answer:?}"),
+        }
+    }
+    // A home that is not there, either, as services have one.
+    for (home, emptied) in [("/usr/not-there", false), ("/not-there", true), ("/usr/local", true)] {
+        let mut run = sandbox(&host, &["bwrap", "--dry-run"], &["true"]);
+        run.env("PATH", format!("{}:{PATH}", fakes.display())).env("HOME", home);
+        let shown = Answer::of(run).succeeded().out;
+        assert_eq!(shown.contains(&format!("--tmpfs {home} ")), emptied, "{home}: {shown}");
+    }
+    if !bwrap() {
+        return;
+    }
+    let mut run = in_bwrap(&host, "echo started");
+    run.env("HOME", "/usr/not-there");
+    assert_eq!(Answer::of(run).succeeded().out, "started\n");
+}
+
+#[test]
 fn flags_that_do_not_go_together_are_64() {
     let (host, _) = host();
     for (arguments, says) in [

@@ -163,6 +163,15 @@ fn install(runtime: Runtime) -> &'static str {
 }
 
 impl SandboxError {
+    /// Why bwrap can put nothing there: the place would have to be made in what it shows read-only.
+    #[must_use]
+    pub fn missing_in_the_system(path: PathBuf) -> Self {
+        Self::Destination {
+            path,
+            why: "it is not there, and a sandbox sees the system around it read-only; choose a place that is there, or one elsewhere",
+        }
+    }
+
     /// Whether the command line is wrong. If not, something of this host is.
     #[must_use]
     pub fn is_usage(&self) -> bool {

@@ -63,7 +63,7 @@ pub(super) fn users(request: &Request, host: &Host, about: &PodmanHost) -> Resul
             return Err(SandboxError::NotForRuntime {
                 flag: "--userns keep-id or nomap",
                 runtime: request.runtime,
-                mend: "when root runs podman; use --user or --uidmap",
+                mend: "they are for podman that is not run by root; use --user or --uidmap",
             });
         }
         Some(Userns::KeepId(kept)) => {

@@ -74,8 +74,14 @@ fn podman_of_root_has_the_hosts_uids_unless_they_are_mapped() {
             "uid 10 of the container stands for no uid",
         ),
         ("uidmap=1:200000:10", "uid 0 of the container stands for no uid"),
-        ("userns=keep-id", "when root runs podman"),
-        ("userns=nomap", "when root runs podman"),
+        (
+            "userns=keep-id",
+            "is not for --sandbox podman: they are for podman that is not run by root; use --user or --uidmap",
+        ),
+        (
+            "userns=nomap",
+            "is not for --sandbox podman: they are for podman that is not run by root; use --user or --uidmap",
+        ),
         ("uidmap=0:0:1 userns=host", "give one of them"),
     ] {
         let error = told(asked(Runtime::Podman, asked_for), host(Runtime::Podman, 0)).unwrap_err();

@@ -88,6 +88,11 @@ pub(super) async fn sandbox(
         arguments.sandbox.dry_run,
     )
     .await?;
+    if let About::Bwrap(about) = &host.about
+        && let Some(path) = nowhere(&request, &about.system)
+    {
+        return Err(SandboxError::missing_in_the_system(path).into());
+    }
     Ok(Confined {
         sandbox: Sandbox::new(request, host)?,
         hosts,
@@ -182,7 +187,7 @@ async fn host(
     environment: &Environment,
     hosts: &Environment,
     request: &Request,
-    directories: Directories,
+    mut directories: Directories,
     dry_run: bool,
 ) -> Result<Host, Failure> {
     let runtime = request.runtime;
@@ -200,7 +205,12 @@ async fn host(
     };
     let selinux = Path::new(SELINUX).exists();
     let about = match runtime {
-        Runtime::Bwrap => About::Bwrap(bwrap(environment, &directories.own)?),
+        Runtime::Bwrap => {
+            let about = bwrap(environment, &directories.own)?;
+            // Where there is none outside, there is none inside.
+            directories.home_path = directories.home_path.filter(|home| !is_missing(&about.system, home));
+            About::Bwrap(about)
+        }
         Runtime::Podman => About::Podman(PodmanHost {
             subordinates: if asks_for_subordinates(request, uid) {
                 Some(asked.subordinates().await?)
@@ -302,6 +312,34 @@ fn system(path: &Path, hidden: &[PathBuf]) -> Option<SystemPath> {
     entries.sort();
     let shown = entries.iter().filter_map(|entry| system(entry, hidden)).collect();
     Some(SystemPath::Parts { path, shown })
+}
+
+/// The place of a mount that bwrap would have to make where nothing can be made.
+fn nowhere(request: &Request, system: &[SystemPath]) -> Option<PathBuf> {
+    let mounts = request.mounts.iter();
+    let places: Vec<&PathBuf> = mounts
+        .map(|(mount, source)| mount.destination.as_ref().unwrap_or(&source.named))
+        .collect();
+    let in_another = |place: &PathBuf| {
+        let mut others = places.iter().filter(|other| **other != place);
+        others.any(|other| place.starts_with(other))
+    };
+    let missing = |place: &&&PathBuf| is_missing(system, place) && !in_another(place);
+    places.iter().find(missing).map(|place| (*place).clone())
+}
+
+/// Whether something is missing in what of the system a sandbox sees.
+fn is_missing(system: &[SystemPath], path: &Path) -> bool {
+    let place = place(path);
+    SYSTEM_PATHS.iter().any(|system| place.path().starts_with(system)) && !is_shown(system, place.path())
+}
+
+fn is_shown(system: &[SystemPath], path: &Path) -> bool {
+    system.iter().any(|system| match system {
+        SystemPath::Directory(directory) => path.starts_with(directory) && path.exists(),
+        SystemPath::Parts { path: parts, shown } => path == parts || is_shown(shown, path),
+        SystemPath::Hidden(only) | SystemPath::File(only) | SystemPath::Link { path: only, .. } => path == only,
+    })
 }
 
 /// Many systems have the resolver's configuration below /run, which a sandbox does not see.
