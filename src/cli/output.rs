@@ -11,7 +11,7 @@ use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width, presets::N
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::cli::failure::Failure;
+use crate::{broker::audit::is_format_character, cli::failure::Failure};
 
 /// Between two columns of a table.
 const GAP: u16 = 2;
@@ -204,11 +204,6 @@ pub(super) fn printable_json(line: &str) -> String {
         }
     }
     shown
-}
-
-/// Invisible characters that turn the direction of text or hide in it.
-fn is_format_character(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// A moment as people say it: `in 58m`, `3h ago`.

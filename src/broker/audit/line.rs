@@ -248,3 +248,9 @@ fn open_ended(lines: &mut Vec<u8>, object: &impl Serialize) -> io::Result<()> {
     lines.pop();
     Ok(())
 }
+
+/// Invisible characters that turn the direction of text or hide in it: a name that a sandbox chose is not recorded with them, and
+/// nothing is shown with them.
+pub(crate) fn is_format_character(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}

@@ -32,6 +32,7 @@ mod writer;
 
 use chain::Key;
 use line::Entry;
+pub(crate) use line::is_format_character;
 pub use line::{PeerFacts, Record, Refusals};
 
 /// How many records may wait for the disk. At the highest rate that was ever measured, a disk may stand still for a

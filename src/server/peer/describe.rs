@@ -14,7 +14,7 @@ use super::{
     process::Process,
     sandbox::{Root, Verdict},
 };
-use crate::broker::audit::PeerFacts;
+use crate::broker::audit::{PeerFacts, is_format_character};
 
 /// The longest name of an executable that is shown, in characters; the sandbox chooses it.
 const MAX_EXECUTABLE: usize = 256;
@@ -119,7 +119,7 @@ fn executable(path: &[u8]) -> String {
     let escaped: String = text
         .chars()
         .flat_map(|c| {
-            let plain = !c.is_control() && c != '\u{fffd}';
+            let plain = !c.is_control() && !is_format_character(c) && c != '\u{fffd}';
             (plain.then_some(c).into_iter()).chain((!plain).then(|| c.escape_default()).into_iter().flatten())
         })
         .take(MAX_EXECUTABLE + 1)
@@ -141,6 +141,19 @@ mod tests {
             executable(b"/a\n{\"x\":1}\x1b[2J\xff"),
             "/a\\n{\"x\":1}\\u{1b}[2J\\u{fffd}"
         );
+        for (c, escaped) in [
+            ('\u{202e}', "\\u{202e}"),
+            ('\u{2066}', "\\u{2066}"),
+            ('\u{200b}', "\\u{200b}"),
+            ('\u{61c}', "\\u{61c}"),
+            ('\u{feff}', "\\u{feff}"),
+            ('\u{e9}', "\u{e9}"),
+        ] {
+            assert_eq!(
+                executable(format!("/a{c}hs.exe").as_bytes()),
+                format!("/a{escaped}hs.exe")
+            );
+        }
         let long = executable(&[b'x'; 4096]);
         assert_eq!((long.len(), long.ends_with("x...")), (MAX_EXECUTABLE + 3, true));
     }
