@@ -202,16 +202,19 @@ fn a_home_that_everything_else_is_in_is_not_emptied() {
 /// The number of a descriptor is put where the runtime gets it, and nowhere in the command.
 #[test]
 fn a_command_of_two_words_stays_as_it_is() {
+    let descriptors = [("--json-status-fd", 17), ("--seccomp", 18)];
     for (runtime, once) in [(Runtime::Bwrap, 1), (Runtime::Podman, 0)] {
-        for command in [["echo", "FD"], ["--json-status-fd", "x"]] {
+        for command in [["echo", "FD"], ["--json-status-fd", "x"], ["--seccomp", "FD"]] {
             let request = Request {
                 command: command.map(Into::into).into(),
                 ..request(runtime)
             };
             let line = line(request, host(runtime, 0)).unwrap();
-            let words: Vec<_> = line.arguments(17).collect();
+            let words: Vec<_> = line.arguments(&descriptors).collect();
             assert_eq!(words.last_chunk(), Some(&command.map(std::ffi::OsString::from)));
-            assert_eq!(words.iter().filter(|word| *word == "17").count(), once);
+            for number in ["17", "18"] {
+                assert_eq!(words.iter().filter(|word| *word == number).count(), once, "{words:?}");
+            }
         }
     }
 }
