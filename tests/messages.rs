@@ -278,8 +278,9 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         request.runtime = runtime;
         says_what_to_do(&request.check_network([("p", "token_endpoint")]).unwrap_err());
     }
-    says_what_to_do(&source(Path::new("/a"), kind).behind_a_link(Path::new("/a")));
-    says_what_to_do(&SandboxError::missing_in_the_system("/usr/a".into()));
+    says_what_to_do(&source(Path::new("/a"), kind).behind_a_link(Path::new("/a"), Path::new("/b")));
+    says_what_to_do(&directories.behind_a_link(Path::new("/b")));
+    says_what_to_do(&SandboxError::missing_where_nothing_is_made("/usr/a".into()));
     let way = Way {
         from: "/a".into(),
         rest: "link/b".into(),

@@ -330,6 +330,7 @@ fn a_working_directory_that_holds_more_than_a_project_is_64_and_starts_nothing()
 fn in_bwrap_nothing_is_made_in_what_of_the_system_is_read_only() {
     let (host, project) = host();
     let fakes = program(&host, "fakes", "bwrap", "exit 9");
+    fs::create_dir(project.join("there")).unwrap();
     let source = project.display();
     for (places, refused) in [
         (&["/usr/not-there"][..], Some("/usr/not-there")),
@@ -342,6 +343,11 @@ fn in_bwrap_nothing_is_made_in_what_of_the_system_is_read_only() {
         (&["/usr/local", "/usr/local/not-there"], None),
         (&["/not-there"], None),
         (&["/srv/not-there"], None),
+        // In what is mounted, too.
+        (&["/mnt/x:ro", "/mnt/x/not-there"], Some("/mnt/x/not-there")),
+        (&["/mnt/x:ro", "/mnt/x/there"], None),
+        (&["/mnt/x", "/mnt/x/not-there"], None),
+        (&["/mnt/x:ro", "/mnt/x/there", "/mnt/x/there/not-there"], None),
     ] {
         let mounts: Vec<String> = places.iter().map(|place| format!("{source}:{place}")).collect();
         let mut arguments = vec!["bwrap", "--dry-run"];

@@ -361,6 +361,10 @@ fn nothing_is_mounted_that_a_link_which_a_sandbox_left_leads_to() {
     symlink("project/data", host.path("tools/../behind")).unwrap();
     symlink(&project, host.path("tools/project")).unwrap();
     symlink(&private, host.path("tools/data")).unwrap();
+    // In the home itself the links are the user's, and one that stays in its directory leads nowhere else.
+    symlink(&project, host.path("mine")).unwrap();
+    fs::create_dir(host.path("tools/real")).unwrap();
+    symlink("real", host.path("tools/inside")).unwrap();
     let shared = format!("{}:/shared", host.path("shared").display());
     let read_only = format!("{shared}:ro");
     for (source, other, refused) in [
@@ -371,10 +375,13 @@ fn nothing_is_mounted_that_a_link_which_a_sandbox_left_leads_to() {
         ("../behind", None, true),
         ("../tools/project/data", None, true),
         ("../shared/data", Some(&shared), true),
-        ("../shared/data", Some(&read_only), false),
-        ("../shared/data", None, false),
-        ("../tools/data", None, false),
-        ("../tools/project/sub", None, false),
+        ("../shared/data", Some(&read_only), true),
+        // Of another project, or of the user's own making: they cannot be told apart.
+        ("../shared/data", None, true),
+        ("../tools/data", None, true),
+        ("../tools/project/sub", None, true),
+        ("../mine/sub", None, false),
+        ("../tools/inside", None, false),
         ("../private/deep", None, false),
         ("sub", None, false),
     ] {
@@ -401,10 +408,63 @@ fn nothing_is_mounted_that_a_link_which_a_sandbox_left_leads_to() {
             }
         }
     }
-    // A home is no project, and the links in it are the user's.
-    let mut run = with_podman(&host, "echo started", &["--mount", "tools/data:/mnt/data"]);
-    run.current_dir(host.path(""));
-    assert_eq!(Answer::of(run).succeeded().out, "started\n");
+    // From the home it is the same; a home is no project, and the links in it are the user's.
+    for (source, refused) in [("tools/data", true), ("mine/sub", false)] {
+        let mut run = with_podman(&host, "echo started", &["--mount", &format!("{source}:/mnt/data")]);
+        run.current_dir(host.path(""));
+        let answer = Answer::of(run);
+        match refused {
+            true => drop(answer.failed(64).saying("behind a link")),
+            false => assert_eq!(answer.succeeded().out, "started\n"),
+        }
+    }
+}
+
+/// The shell goes through the link, and shows its name.
+#[test]
+fn nothing_is_mounted_where_a_link_that_a_sandbox_left_led_the_user() {
+    let (host, project) = host();
+    for name in ["private", "project/sub", "outside/dir"] {
+        fs::create_dir_all(host.path(name)).unwrap();
+    }
+    symlink(host.path("private"), project.join("build")).unwrap();
+    symlink("sub", project.join("below")).unwrap();
+    symlink(&project, host.path("mine")).unwrap();
+    // A project that is not in the home.
+    let elsewhere = tempfile::tempdir().unwrap();
+    symlink(host.path("private"), elsewhere.path().join("build")).unwrap();
+    symlink("/usr", elsewhere.path().join("system")).unwrap();
+    symlink(elsewhere.path(), host.path("away")).unwrap();
+    let in_elsewhere = format!("{}/build", elsewhere.path().display());
+    let system = format!("{}/system/lib", elsewhere.path().display());
+    for (way, runtime, refused) in [
+        ("project/build", "bwrap", true),
+        ("project/build", "podman", true),
+        (&in_elsewhere, "bwrap", true),
+        (&system, "podman", false),
+        ("project/below", "bwrap", false),
+        ("mine", "bwrap", false),
+        ("mine/sub", "bwrap", false),
+        ("away", "bwrap", false),
+        ("project", "bwrap", false),
+        // A name that is not this place's says nothing.
+        ("project; PWD=$PWD/build", "bwrap", false),
+        ("project/build; cd -P .", "bwrap", false),
+    ] {
+        program(&host.path("fakes"), runtime, "echo started");
+        let image = if runtime == "podman" { "--image i --mount ." } else { "" };
+        let line = format!("cd {way}; exec \"$BIN\" run --dry-run --sandbox {runtime} {image} -- true");
+        let mut run = host.shell(&line);
+        run.current_dir(host.path(""))
+            .env("PWD", host.path(""))
+            .env("PATH", format!("{}:{PATH}", host.path("fakes").display()));
+        let answer = Answer::of(run);
+        if refused {
+            answer.failed(64).saying("behind a link").saying("cd -P .");
+        } else {
+            assert_eq!(answer.code, 0, "{way} {runtime}: {answer:?}");
+        }
+    }
 }
 
 #[test]
@@ -422,6 +482,17 @@ fn in_bwrap_a_command_in_the_background_has_no_terminal_to_read() {
         // In a session of its own it has a terminal that is another's, also where only what it prints goes there.
         ("setsid --wait", "", without),
         ("setsid --wait", "</dev/null", without),
+        // What is no terminal is read as ever.
+        (
+            "echo piped | setsid --wait",
+            "",
+            (&["got piped", "code 5"][..], &["got typed", "nothing"][..]),
+        ),
+        (
+            "echo piped | timeout 60",
+            "",
+            (&["got piped", "code 5"][..], &["got typed", "nothing"][..]),
+        ),
         (
             "",
             "",

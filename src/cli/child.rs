@@ -52,7 +52,10 @@ impl Child {
         command.args(arguments).env_clear().envs(variables);
         let mut relays = Vec::new();
         if start.without_terminal {
-            command.stdin(Stdio::null());
+            // What is no terminal is read for nobody else.
+            if io::stdin().is_terminal() {
+                command.stdin(Stdio::null());
+            }
             let mut relay = |to: BorrowedFd<'_>| {
                 let (stdio, thread) = relay(to)?;
                 relays.push(thread);

@@ -64,7 +64,9 @@ pub enum SandboxError {
         runtime: Runtime,
     },
     /// One that is not set, or that holds a client secret.
-    #[error("--env {name} is not set here, or holds a client secret: set it, or remove the flag")]
+    #[error(
+        "--env {name} is not set here, or is never passed on (it holds a client secret, or is of the service that started this): set it, or remove the flag"
+    )]
     NoSuchVariable {
         /// The name.
         name: String,
@@ -165,10 +167,10 @@ fn install(runtime: Runtime) -> &'static str {
 impl SandboxError {
     /// Why bwrap can put nothing there: the place would have to be made in what it shows read-only.
     #[must_use]
-    pub fn missing_in_the_system(path: PathBuf) -> Self {
+    pub fn missing_where_nothing_is_made(path: PathBuf) -> Self {
         Self::Destination {
             path,
-            why: "it is not there, and a sandbox sees the system around it read-only; choose a place that is there, or one elsewhere",
+            why: "it is not there, and what is around it in the sandbox is read-only; choose a place that is there, or one elsewhere",
         }
     }
 

@@ -15,6 +15,7 @@ mod command_line;
 mod container;
 mod docker;
 mod error;
+mod links;
 mod mounts;
 mod network;
 mod podman;

@@ -172,19 +172,6 @@ pub struct Source {
     pub kind: Kind,
 }
 
-impl Source {
-    /// Why it is not mounted if this link is on the way to it, where a sandbox can write: who wrote there chose what is mounted.
-    #[must_use]
-    pub fn behind_a_link(&self, link: &Path) -> SandboxError {
-        SandboxError::Forbidden {
-            what: "--mount",
-            path: self.named.clone(),
-            why: format!("is behind a link ({}) that a sandbox may have left", link.display()),
-            mend: "name the path that is really meant",
-        }
-    }
-}
-
 /// Something that belongs to credbroker, and to no sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Own {
@@ -293,7 +280,10 @@ pub(super) fn working_directory(directories: &Directories) -> Result<Mounted, Sa
         let why = "belongs to the system, which a sandbox does not write to".to_owned();
         return Err(forbidden(WHAT, working, why, CHANGE_DIRECTORY));
     }
-    Inside::bwrap().judge(&working.path)?;
+    if Inside::bwrap().judge(&working.path).is_err() {
+        let why = "is or holds where the sandbox has its own (credbroker, its socket)".to_owned();
+        return Err(forbidden(WHAT, working, why, CHANGE_DIRECTORY));
+    }
     Ok(Mounted {
         source: working.path.clone(),
         destination: working.path.clone(),
@@ -368,18 +358,6 @@ pub struct Way {
     pub destination: PathBuf,
 }
 
-impl Way {
-    /// Why nothing is mounted there if a link is on the way: who could write there chose where it leads, and the runtime, which
-    /// makes the place, may follow it out of the sandbox.
-    #[must_use]
-    pub fn has_a_link(&self) -> SandboxError {
-        SandboxError::Destination {
-            path: self.destination.clone(),
-            why: "a link is on the way there, in something else that is mounted; remove the link, or choose another place",
-        }
-    }
-}
-
 pub(super) fn ways(mounts: &[Mounted]) -> Vec<Way> {
     let way = |mounted: &Mounted| {
         let rest = |other: &Mounted| Some(mounted.destination.strip_prefix(&other.destination).ok()?.to_owned());
@@ -406,7 +384,7 @@ pub(super) fn inside_of(mounts: &[Mounted], place: &Place) -> Option<PathBuf> {
     Some(nearest.destination.join(rest).components().collect())
 }
 
-fn forbidden(what: &'static str, place: &Place, why: String, mend: &'static str) -> SandboxError {
+pub(super) fn forbidden(what: &'static str, place: &Place, why: String, mend: &'static str) -> SandboxError {
     SandboxError::Forbidden {
         what,
         path: place.path.clone(),

@@ -70,7 +70,7 @@ pub struct SandboxArgs {
     /// Serve only processes of this sandbox: pidns (Linux)
     #[arg(long, value_name = "HOW", value_enum, hide_possible_values = true)]
     pub attest: Option<Attest>,
-    /// Print the command line that would start the sandbox, with the names of its variables; start nothing
+    /// Print the command line that would start the sandbox, with the names of its variables; start no sandbox
     #[arg(long)]
     pub dry_run: bool,
 }

@@ -155,11 +155,11 @@ async fn container(
     if [BROKER_FAILED, CANNOT_EXECUTE, NOT_FOUND].contains(&code) {
         let runtime = sandbox.runtime();
         let mend = match runtime {
-            Runtime::Docker => "`docker info` tells whether its daemon can be reached",
+            Runtime::Docker => "and whether `docker info` and `docker run --rm IMAGE true` work",
             Runtime::Podman | Runtime::Bwrap => "and whether `podman run --rm IMAGE true` works",
         };
         output::warning(&format!(
-            "{} ended with {code}. Unless your command ended so, it was not started: see what is said above; {mend}",
+            "{} ended with {code}. Unless your command ended so, it was not started: see what is said above, if anything, {mend}",
             runtime.name()
         ));
     }

@@ -14,8 +14,8 @@ use rustix::fs::{FileType, fstat};
 use super::{
     BROKER_FAILED,
     asking::{self, Asked},
-    authorities,
-    places::{homes, links, own, passes_a_link, place, private, source, whole, without_dots},
+    authorities, links,
+    places::{homes, own, passes_a_link, place, private, source, whole, without_dots},
     system_calls,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     config::{Config, Environment},
     sandbox::{
         About, BwrapHost, Daemon, Directories, DockerHost, Host, Own, Place, PodmanHost, Request, Runtime,
-        SYSTEM_PATHS, Sandbox, SandboxError, SystemPath, asks_for_subordinates,
+        SYSTEM_PATHS, Sandbox, SandboxError, Source, SystemPath, asks_for_subordinates,
     },
 };
 
@@ -72,7 +72,7 @@ pub(super) async fn sandbox(
     if !config.providers.is_empty() {
         authorities::check(environment, &writable)?;
     }
-    left_no_link(&request, &directories, &writable)?;
+    links::check(environment, &request, &directories, &writable).map_err(|error| unknown_directory(&error))??;
     let hosts = asking::trusted(environment, &writable);
     // What is to go inside is asked for by name.
     let asked =
@@ -88,10 +88,12 @@ pub(super) async fn sandbox(
         arguments.sandbox.dry_run,
     )
     .await?;
-    if let About::Bwrap(about) = &host.about
-        && let Some(path) = nowhere(&request, &about.system)
-    {
-        return Err(SandboxError::missing_in_the_system(path).into());
+    let system = match &host.about {
+        About::Bwrap(about) => Some(about.system.as_slice()),
+        About::Podman(_) | About::Docker(_) => None,
+    };
+    if let Some(path) = nowhere(&request, system) {
+        return Err(SandboxError::missing_where_nothing_is_made(path.to_owned()).into());
     }
     Ok(Confined {
         sandbox: Sandbox::new(request, host)?,
@@ -124,24 +126,6 @@ fn writable(request: &Request, directories: &Directories) -> Vec<Place> {
         writable.push(directories.working.clone());
     }
     writable
-}
-
-/// No source of a mount is behind a link that a sandbox can have made: this one before, or another one in the same project.
-fn left_no_link(request: &Request, directories: &Directories, writable: &[Place]) -> Result<(), Failure> {
-    let working = &directories.working;
-    let project = !directories.homes.iter().any(|home| working.holds(home));
-    for (mount, source) in &request.mounts {
-        let links = links(&mount.source).map_err(|error| unknown_directory(&error))?;
-        let mut above = links.iter().filter_map(|link| Some((link, place(link.parent()?))));
-        let is_left = |place: &Place| {
-            let mut places = writable.iter().chain(project.then_some(working));
-            places.any(|writable| writable.holds(place))
-        };
-        if let Some((link, _)) = above.find(|(_, above)| is_left(above)) {
-            return Err(source.behind_a_link(link).into());
-        }
-    }
-    Ok(())
 }
 
 fn request(runtime: Runtime, arguments: &RunArgs) -> Result<Request, Failure> {
@@ -314,18 +298,31 @@ fn system(path: &Path, hidden: &[PathBuf]) -> Option<SystemPath> {
     Some(SystemPath::Parts { path, shown })
 }
 
-/// The place of a mount that bwrap would have to make where nothing can be made.
-fn nowhere(request: &Request, system: &[SystemPath]) -> Option<PathBuf> {
+/// The place of a mount that would have to be made where nothing can be made: in what is read-only.
+fn nowhere<'a>(request: &'a Request, system: Option<&[SystemPath]>) -> Option<&'a Path> {
     let mounts = request.mounts.iter();
-    let places: Vec<&PathBuf> = mounts
-        .map(|(mount, source)| mount.destination.as_ref().unwrap_or(&source.named))
+    let places: Vec<(&Path, &Source, bool)> = mounts
+        .map(|(mount, source)| {
+            (
+                mount.destination.as_ref().unwrap_or(&source.named).as_path(),
+                source,
+                mount.read_only,
+            )
+        })
         .collect();
-    let in_another = |place: &PathBuf| {
-        let mut others = places.iter().filter(|other| **other != place);
-        others.any(|other| place.starts_with(other))
+    let missing = |place: &Path| {
+        let others = places
+            .iter()
+            .filter(|(other, ..)| *other != place && place.starts_with(other));
+        match others.max_by_key(|(other, ..)| other.components().count()) {
+            Some((other, source, read_only)) => {
+                let there = place.strip_prefix(other).map(|rest| source.place.path().join(rest));
+                *read_only && there.is_ok_and(|there| !there.exists())
+            }
+            None => system.is_some_and(|system| is_missing(system, place)),
+        }
     };
-    let missing = |place: &&&PathBuf| is_missing(system, place) && !in_another(place);
-    places.iter().find(missing).map(|place| (*place).clone())
+    places.iter().map(|(place, ..)| *place).find(|place| missing(place))
 }
 
 /// Whether something is missing in what of the system a sandbox sees.

@@ -5,6 +5,7 @@ mod attest;
 mod authorities;
 pub(in crate::cli) mod confined;
 pub(in crate::cli) mod host;
+mod links;
 mod mount_points;
 mod places;
 mod system_calls;

@@ -74,32 +74,6 @@ pub(super) fn passes_a_link(way: &Way) -> bool {
     })
 }
 
-/// As many links as the kernel follows on one way.
-const MOST_LINKS: usize = 40;
-
-/// The links on the way to what a path leads to, each at its own place.
-pub(super) fn links(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let absolute = std::path::absolute(path)?;
-    let parts = |path: &Path| -> Vec<PathBuf> {
-        let parts = path.components().rev();
-        parts.map(|part| PathBuf::from(part.as_os_str())).collect()
-    };
-    let (mut links, mut here, mut rest) = (Vec::new(), PathBuf::new(), parts(&absolute));
-    while let Some(part) = rest.pop().filter(|_| links.len() < MOST_LINKS) {
-        if part == Path::new("..") {
-            here.pop();
-            continue;
-        }
-        here.push(part);
-        if let Ok(target) = fs::read_link(&here) {
-            links.push(here.clone());
-            here.pop();
-            rest.extend(parts(&target));
-        }
-    }
-    Ok(links)
-}
-
 /// The source of a `--mount`.
 pub(super) fn source(path: &Path) -> io::Result<Source> {
     let absolute = std::path::absolute(path)?;

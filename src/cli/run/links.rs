@@ -1,0 +1,98 @@
+//! Links on the way to what is mounted: whoever made one chose what is mounted.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::places::place;
+use crate::{
+    config::Environment,
+    sandbox::{Directories, Place, Request, SandboxError},
+};
+
+/// As many links as the kernel follows on one way.
+const MOST_LINKS: usize = 40;
+
+/// The links on the way to what a path leads to, each at its own place.
+fn links(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let absolute = std::path::absolute(path)?;
+    let parts = |path: &Path| -> Vec<PathBuf> {
+        let parts = path.components().rev();
+        parts.map(|part| PathBuf::from(part.as_os_str())).collect()
+    };
+    let (mut links, mut here, mut rest) = (Vec::new(), PathBuf::new(), parts(&absolute));
+    while let Some(part) = rest.pop().filter(|_| links.len() < MOST_LINKS) {
+        if part == Path::new("..") {
+            here.pop();
+            continue;
+        }
+        here.push(part);
+        if let Ok(target) = fs::read_link(&here) {
+            links.push(here.clone());
+            here.pop();
+            rest.extend(parts(&target));
+        }
+    }
+    Ok(links)
+}
+
+/// Nothing is mounted that is behind a link which a sandbox may have made: this one before, another one in the same project, or
+/// one in another project of this user's. That holds for the working directory as well, if it was reached by one.
+///
+/// # Errors
+/// The outer one: the working directory cannot be found out.
+pub(super) fn check(
+    environment: &Environment,
+    request: &Request,
+    directories: &Directories,
+    writable: &[Place],
+) -> io::Result<Result<(), SandboxError>> {
+    if let Some(link) = before_the_working_directory(environment, directories)? {
+        return Ok(Err(directories.behind_a_link(&link)));
+    }
+    let working = &directories.working;
+    let project = !directories.homes.iter().any(|home| working.holds(home));
+    let can_write = |place: &Place| {
+        let mut places = writable.iter().chain(project.then_some(working));
+        places.any(|writable| writable.holds(place))
+    };
+    for (mount, source) in &request.mounts {
+        for link in links(&mount.source)? {
+            if link.parent().is_some_and(|parent| can_write(&place(parent))) || leads_astray(&link, &directories.homes)
+            {
+                return Ok(Err(source.behind_a_link(&mount.source, &link)));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// The shell says by which name it was reached. What another program left there says nothing.
+fn before_the_working_directory(environment: &Environment, directories: &Directories) -> io::Result<Option<PathBuf>> {
+    let Some(named) = environment.get("PWD").map(Path::new).filter(|path| path.is_absolute()) else {
+        return Ok(None);
+    };
+    if place(named).path() != directories.working.path() {
+        return Ok(None);
+    }
+    let mut links = links(named)?.into_iter();
+    Ok(links.find(|link| leads_astray(link, &directories.homes)))
+}
+
+/// Whether a link leads out of its directory, and that is one where projects are: below the home, or this user's own, from where
+/// it leads into the home. In the home itself and above it the links are the user's, or the system's.
+fn leads_astray(link: &Path, homes: &[Place]) -> bool {
+    let Some(directory) = link.parent().filter(|directory| *directory != Path::new("/")) else {
+        return false;
+    };
+    let (above, target) = (place(directory), place(link));
+    if above.holds(&target) {
+        return false;
+    }
+    let below_a_home = |place: &Place| homes.iter().any(|home| home.holds(place) && !place.holds(home));
+    let owner = fs::metadata(directory).map(|about| about.uid());
+    let is_own = owner.is_ok_and(|owner| owner == rustix::process::geteuid().as_raw());
+    below_a_home(&above) || (is_own && below_a_home(&target))
+}
