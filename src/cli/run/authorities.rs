@@ -2,20 +2,17 @@
 
 use std::{
     collections::BTreeSet,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use super::places::place;
+use super::{links::walk, places::place};
 use crate::{
     config::Environment,
     sandbox::{Place, SandboxError},
 };
-
-/// As many links as the kernel follows.
-const LINKS: usize = 40;
 
 /// Whether the variables that name authorities lead past what a sandbox can write to. They count for this process as they are;
 /// what a command of the configuration gets of them is judged elsewhere.
@@ -44,39 +41,11 @@ pub(super) fn check(environment: &Environment, writable: &[Place]) -> Result<(),
     Ok(())
 }
 
-/// The directories in which something is looked up on this way, and where it ends: who can write to one of them decides where
-/// that is. Nothing is on the way of an empty path.
+/// The directories in which something is looked up on this way, and where it ends. Nothing is on the way of an empty path.
 fn walked(path: &Path) -> BTreeSet<PathBuf> {
-    let mut walked = BTreeSet::new();
-    let mut rest = Vec::new();
-    let Ok(path) = std::path::absolute(path) else {
-        return walked;
+    let Ok(mut walk) = walk(path) else {
+        return BTreeSet::new();
     };
-    put_before(&mut rest, &path);
-    let (mut at, mut links) = (PathBuf::new(), 0);
-    while let Some(part) = rest.pop() {
-        if part == OsStr::new("/") {
-            at = PathBuf::from("/");
-            continue;
-        }
-        if part == OsStr::new("..") {
-            at.pop();
-            continue;
-        }
-        walked.insert(at.clone());
-        let next = at.join(&part);
-        match fs::read_link(&next) {
-            Ok(target) if links < LINKS => {
-                links += 1;
-                put_before(&mut rest, &target);
-            }
-            _ => at = next,
-        }
-    }
-    walked.insert(at);
-    walked
-}
-
-fn put_before(rest: &mut Vec<OsString>, path: &Path) {
-    rest.extend(path.components().rev().map(|part| part.as_os_str().to_owned()));
+    walk.directories.insert(walk.end);
+    walk.directories
 }

@@ -1,6 +1,7 @@
 //! Links on the way to what is mounted: whoever made one chose what is mounted.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -15,27 +16,45 @@ use crate::{
 /// As many links as the kernel follows on one way.
 const MOST_LINKS: usize = 40;
 
-/// The links on the way to what a path leads to, each at its own place.
-fn links(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let absolute = std::path::absolute(path)?;
+/// The way to what a path leads to.
+#[derive(Default)]
+pub(super) struct Walk {
+    /// The links on it, each at its own place.
+    pub(super) links: Vec<PathBuf>,
+    /// Where something is looked up on it: who can write there decides where it ends.
+    pub(super) directories: BTreeSet<PathBuf>,
+    /// Where it ends.
+    pub(super) end: PathBuf,
+}
+
+/// Goes there, as the system would. A relative path counts from the working directory.
+pub(super) fn walk(path: &Path) -> io::Result<Walk> {
     let parts = |path: &Path| -> Vec<PathBuf> {
         let parts = path.components().rev();
         parts.map(|part| PathBuf::from(part.as_os_str())).collect()
     };
-    let (mut links, mut here, mut rest) = (Vec::new(), PathBuf::new(), parts(&absolute));
-    while let Some(part) = rest.pop().filter(|_| links.len() < MOST_LINKS) {
-        if part == Path::new("..") {
-            here.pop();
+    let (mut walk, mut rest) = (Walk::default(), parts(&std::path::absolute(path)?));
+    while let Some(part) = rest.pop() {
+        if part == Path::new("/") {
+            walk.end = part;
             continue;
         }
-        here.push(part);
-        if let Ok(target) = fs::read_link(&here) {
-            links.push(here.clone());
-            here.pop();
-            rest.extend(parts(&target));
+        if part == Path::new("..") {
+            walk.end.pop();
+            continue;
+        }
+        let next = walk.end.join(part);
+        walk.directories.insert(std::mem::take(&mut walk.end));
+        match fs::read_link(&next) {
+            Ok(target) if walk.links.len() < MOST_LINKS => {
+                walk.end = next.parent().unwrap_or(Path::new("/")).to_owned();
+                walk.links.push(next);
+                rest.extend(parts(&target));
+            }
+            _ => walk.end = next,
         }
     }
-    Ok(links)
+    Ok(walk)
 }
 
 /// Nothing is mounted that is behind a link which a sandbox may have made: this one before, another one in the same project, or
@@ -59,7 +78,7 @@ pub(super) fn check(
         places.any(|writable| writable.holds(place))
     };
     for (mount, source) in &request.mounts {
-        for link in links(&mount.source)? {
+        for link in walk(&mount.source)?.links {
             if link.parent().is_some_and(|parent| can_write(&place(parent))) || leads_astray(&link, &directories.homes)
             {
                 return Ok(Err(source.behind_a_link(&mount.source, &link)));
@@ -77,7 +96,7 @@ fn before_the_working_directory(environment: &Environment, directories: &Directo
     if place(named).path() != directories.working.path() {
         return Ok(None);
     }
-    let mut links = links(named)?.into_iter();
+    let mut links = walk(named)?.links.into_iter();
     Ok(links.find(|link| leads_astray(link, &directories.homes)))
 }
 
