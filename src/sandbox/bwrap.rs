@@ -144,8 +144,13 @@ pub(super) fn command_line(sandbox: &Sandbox, about: &BwrapHost, broker: &Broker
     let needed = SYSTEM_PATHS
         .iter()
         .chain(&["/proc", "/dev", "/tmp", SOCKET_DIRECTORY, EXECUTABLE_DIRECTORY]);
+    let is_needed = |home: &Path| {
+        let systems = SYSTEM_PATHS.iter().any(|path| home.starts_with(path));
+        systems || needed.clone().any(|path| Path::new(path).starts_with(home))
+    };
     let home = sandbox.host.directories.home_path.as_ref();
-    if let Some(home) = home.filter(|home| !needed.clone().any(|path| Path::new(path).starts_with(home))) {
+    // One in the system's directories, as services have it, holds programs, or cannot be made there.
+    if let Some(home) = home.filter(|home| !is_needed(home)) {
         line.add([OsStr::new("--tmpfs"), home.as_os_str()]);
     }
     for mounted in &sandbox.mounts {

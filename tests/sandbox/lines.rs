@@ -177,10 +177,13 @@ fn images_that_are_options_and_containers_without_one_are_refused() {
 }
 
 #[test]
-fn a_home_that_everything_else_is_in_is_not_emptied() {
+fn a_home_that_everything_else_is_in_or_that_is_the_systems_is_not_emptied() {
     for (home, emptied) in [
         ("/", false),
         ("/usr", false),
+        ("/usr/sbin", false),
+        ("/etc/agent", false),
+        ("/usrs", true),
         ("/run", false),
         ("/tmp", false),
         ("/var/lib/agent", true),

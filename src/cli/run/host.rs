@@ -171,7 +171,7 @@ async fn host(
     environment: &Environment,
     hosts: &Environment,
     request: &Request,
-    mut directories: Directories,
+    directories: Directories,
     dry_run: bool,
 ) -> Result<Host, Failure> {
     let runtime = request.runtime;
@@ -189,12 +189,7 @@ async fn host(
     };
     let selinux = Path::new(SELINUX).exists();
     let about = match runtime {
-        Runtime::Bwrap => {
-            let about = bwrap(environment, &directories.own)?;
-            // Where there is none outside, there is none inside.
-            directories.home_path = directories.home_path.filter(|home| !is_missing(&about.system, home));
-            About::Bwrap(about)
-        }
+        Runtime::Bwrap => About::Bwrap(bwrap(environment, &directories.own)?),
         Runtime::Podman => About::Podman(PodmanHost {
             subordinates: if asks_for_subordinates(request, uid) {
                 Some(asked.subordinates().await?)
