@@ -212,6 +212,7 @@ fn the_errors_of_sandboxes_say_what_to_do() {
         SandboxError::NoVariableName { name: name() },
         SandboxError::OwnVariable { name: name() },
         SandboxError::RuntimesVariable { name: name(), runtime },
+        SandboxError::LeadsThere { name: name(), runtime },
         SandboxError::NoSuchVariable { name: name() },
         SandboxError::NoImage { runtime },
         SandboxError::BadImage { image: name() },

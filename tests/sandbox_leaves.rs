@@ -87,7 +87,7 @@ fn a_command_of_the_configuration_finds_nothing_that_a_sandbox_left() {
         // This one only begins as the project does.
         .env("NEIGHBOUR", host.path("project-2/id"))
         .env("RUST_LOG", "debug")
-        .env("WANTED", project.join("y"));
+        .env("WANTED", host.path("project-2/y"));
     let answer = Answer::of(run).saying("\"OPTIONS\"").saying("\"PYTHONSTARTUP\"");
     assert!(
         !answer.err.contains("x.js") && !answer.err.contains("NEIGHBOUR"),
@@ -125,8 +125,12 @@ fn no_program_of_the_hosts_takes_code_from_the_directory_that_it_runs_in() {
     assert!(rest(&seen) && !seen.contains("PYTHONPATH"), "{seen}");
     assert!(seen.ends_with(&format!("\n{}\n", project.display())), "{seen}");
 
-    // doctor asks them from there, too.
-    program(&host.path("fakes"), "podman", r#"/usr/bin/env > "$HOME/doctors""#);
+    // doctor asks them with the same variables.
+    program(
+        &host.path("fakes"),
+        "podman",
+        r#"/usr/bin/env > "$HOME/doctors"; pwd >> "$HOME/doctors""#,
+    );
     let mut doctor = host.command(&["doctor"]);
     doctor
         .current_dir(&project)
@@ -134,7 +138,7 @@ fn no_program_of_the_hosts_takes_code_from_the_directory_that_it_runs_in() {
         .env("LD_LIBRARY_PATH", list);
     let answer = Answer::of(doctor);
     let seen = fs::read_to_string(host.path("doctors")).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
-    assert!(rest(&seen), "{seen}");
+    assert!(rest(&seen) && seen.ends_with("\n/\n"), "{seen}");
 
     // And none is told by name to.
     for runtime in ["bwrap", "podman"] {
@@ -149,6 +153,87 @@ fn no_program_of_the_hosts_takes_code_from_the_directory_that_it_runs_in() {
             .env("LD_PRELOAD", project.join("x.so"));
         let answer = Answer::of(run).failed(64).saying("set it inside");
         assert_eq!(answer.out, "");
+    }
+}
+
+#[test]
+fn no_runtime_takes_a_configuration_from_the_directory_that_it_runs_in() {
+    let (host, project) = host();
+    let script = r#"pwd > "$HOME/at-$1"; case "$1" in info) echo '[]' ;; run) env; kill -TERM $$ ;; esac"#;
+    for runtime in ["podman", "docker"] {
+        program(&host.path("fakes"), runtime, script);
+        let mut run = host.command(&["run", "--sandbox", runtime, "--image", "i", "--", "true"]);
+        run.current_dir(&project)
+            .env("PATH", format!("{}:{PATH}", host.path("fakes").display()));
+        for (name, value) in [
+            ("CONTAINERS_CONF", "c.conf"),
+            ("DOCKER_CONFIG", ".docker"),
+            ("REGISTRY_AUTH_FILE", "./auth.json"),
+            ("STORAGE_OPTS", "overlay.mount_program=bin/mount"),
+            ("BASH_ENV", "benv"),
+            ("TMPDIR", "."),
+            ("ELSEWHERE", "/opt/x"),
+        ] {
+            run.env(name, value);
+        }
+        let answer = Answer::of(run);
+        assert_eq!(answer.code, 143, "{answer:?}");
+        let seen = answer.out;
+        for name in [
+            "CONTAINERS_CONF",
+            "DOCKER_CONFIG",
+            "REGISTRY_AUTH",
+            "STORAGE_OPTS",
+            "BASH_ENV",
+            "TMPDIR",
+        ] {
+            assert!(!seen.contains(name), "{name} is in {seen}");
+        }
+        assert!(seen.contains("\nELSEWHERE=/opt/x\n"), "{seen}");
+        // Only where the command is started is it where the user is.
+        let at = |asked: &str| fs::read_to_string(host.path(&format!("at-{asked}"))).unwrap();
+        assert_eq!(at("run"), format!("{}\n", project.display()), "{runtime}");
+        assert_eq!(at("rm"), "/\n", "{runtime}");
+        if runtime == "docker" {
+            assert_eq!(at("info"), "/\n");
+        }
+        fs::remove_file(host.path("at-rm")).unwrap();
+    }
+}
+
+#[test]
+fn no_runtime_is_told_by_name_what_leads_to_where_a_sandbox_writes() {
+    let (host, project) = host();
+    let inside = project.join("x");
+    for (name, value, refused) in [
+        ("REGISTRY_AUTH_FILE", inside.to_str().unwrap(), true),
+        ("BASH_ENV", inside.to_str().unwrap(), true),
+        ("WANTED", inside.to_str().unwrap(), true),
+        ("XDG_DATA_HOME", "x", true),
+        ("PYTHONPATH", "/opt/x:", true),
+        ("PYTHONPATH", "/opt/x", false),
+        ("WANTED", "x", false),
+        ("REGISTRY_AUTH_FILE", "/opt/auth.json", false),
+    ] {
+        for runtime in ["bwrap", "podman", "docker"] {
+            let script = "case $1 in info) echo '[]' ;; *) echo started ;; esac";
+            program(&host.path("fakes"), runtime, script);
+            let mut run = host.command(&["run", "--dry-run", "--sandbox", runtime, "--env", name]);
+            if runtime != "bwrap" {
+                run.args(["--image", "i", "--mount", "."]);
+            }
+            run.args(["--", "true"])
+                .current_dir(&project)
+                .env("PATH", format!("{}:{PATH}", host.path("fakes").display()))
+                .env(name, value);
+            let answer = Answer::of(run);
+            if refused && runtime != "bwrap" {
+                let says = format!("--env {name} leads to what the sandbox can write to, or to where {runtime} runs");
+                answer.failed(64).saying(&says).saying("set it inside: `sh -c");
+            } else {
+                assert_eq!(answer.code, 0, "{runtime} {name}={value}: {answer:?}");
+            }
+        }
     }
 }
 

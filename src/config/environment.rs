@@ -57,6 +57,11 @@ impl Environment {
         self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
+    /// Whether a variable is not in it, or has another value.
+    pub(crate) fn differs(&self, name: &OsStr, value: &OsStr) -> bool {
+        self.0.get(name).is_none_or(|own| own != value)
+    }
+
     /// The variable's value as a secret. `None`: it is absent, empty or not UTF-8.
     #[must_use]
     pub fn secret(&self, name: &str) -> Option<SecretString> {

@@ -63,6 +63,16 @@ pub enum SandboxError {
         /// The runtime.
         runtime: Runtime,
     },
+    /// One that leads to what a sandbox can write to, and that the runtime's own program would get to pass it on.
+    #[error(
+        "--env {name} leads to what the sandbox can write to, or to where {0} runs, and {0} could go by it itself, on the host; set it inside: `sh -c '{name}=VALUE exec \"$@\"' sh CMD`", .runtime.name()
+    )]
+    LeadsThere {
+        /// The name.
+        name: String,
+        /// The runtime.
+        runtime: Runtime,
+    },
     /// One that is not set, or that holds a client secret.
     #[error(
         "--env {name} is not set here, or is never passed on (it holds a client secret, or is of the service that started this): set it, or remove the flag"
@@ -185,6 +195,7 @@ impl SandboxError {
             | Self::NoVariableName { .. }
             | Self::OwnVariable { .. }
             | Self::RuntimesVariable { .. }
+            | Self::LeadsThere { .. }
             | Self::NoSuchVariable { .. }
             | Self::NoImage { .. }
             | Self::BadImage { .. }

@@ -11,7 +11,7 @@ use std::{
 use rustix::fs::{Access, access};
 use tokio::{process::Command, time::timeout};
 
-use super::places::place;
+use super::{here::without_here, places::place};
 use crate::{
     cli::{before_exec, output},
     config::Environment,
@@ -22,6 +22,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Where programs are if nothing says so.
 const USUAL_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// Where a program is asked something: many read a configuration of where they are, which may be a sandbox's.
+const DIRECTORY: &str = "/";
 
 /// PATH without what a sandbox can write to: a program of a runtime's name that a sandbox left there would run on the host.
 pub(in crate::cli) fn search_path(environment: &Environment, writable: &[Place]) -> OsString {
@@ -34,39 +36,6 @@ pub(in crate::cli) fn search_path(environment: &Environment, writable: &[Place])
         }
     });
     OsString::from_vec(kept.collect::<Vec<_>>().join(&b':'))
-}
-
-/// Lists of places that programs take code from. An empty or relative one is where the program runs, which may be a sandbox's.
-const CODE: [&str; 14] = [
-    "BASH_ENV",
-    "CLASSPATH",
-    "GCONV_PATH",
-    "GUILE_LOAD_PATH",
-    "LD_AUDIT",
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    "LOCPATH",
-    "NLSPATH",
-    "NODE_PATH",
-    "PERL5LIB",
-    "PERLLIB",
-    "PYTHONPATH",
-    "RUBYLIB",
-];
-
-/// What remains of a variable without such places. `None`: nothing.
-fn without_here(name: &OsStr, value: &OsStr) -> Option<OsString> {
-    if !CODE.iter().any(|code| name == *code) {
-        return Some(value.to_owned());
-    }
-    let ends: &[u8] = if name.as_bytes().starts_with(b"LD_") {
-        b":; "
-    } else {
-        b":"
-    };
-    let parts = value.as_bytes().split(|byte| ends.contains(byte));
-    let kept: Vec<&[u8]> = parts.filter(|part| part.starts_with(b"/")).collect();
-    (!kept.is_empty()).then(|| OsString::from_vec(kept.join(&b':')))
 }
 
 /// Whether a byte can be in the middle of a file's name, and does not end one in a list or an option.
@@ -91,7 +60,7 @@ fn is_whole(value: &[u8], at: usize, length: usize) -> bool {
 }
 
 /// What a program of the host's may find in its environment, though a sandbox can write to some places: PATH as above, and no
-/// variable that leads there, such as LD_LIBRARY_PATH or PYTHONPATH. What names no place is left out of those, too.
+/// variable that leads there, such as LD_LIBRARY_PATH or PYTHONPATH. What leads to where a program runs is left out, too.
 pub(in crate::cli) fn trusted(environment: &Environment, writable: &[Place]) -> Environment {
     let leads_there = |value: &OsStr| {
         let names = |writable: &Place| {
@@ -118,9 +87,7 @@ pub(in crate::cli) fn trusted(environment: &Environment, writable: &[Place]) -> 
         .filter(|(name, value)| *name != "PATH" && !leads_there(value))
         .filter_map(|(name, value)| Some((name.to_owned(), without_here(name, value)?)));
     let kept: Environment = kept.chain([("PATH".into(), path)]).collect();
-    let less = environment
-        .all()
-        .filter(|variable| !kept.all().any(|kept| kept == *variable));
+    let less = environment.all().filter(|(name, value)| kept.differs(name, value));
     let names: Vec<&OsStr> = less.map(|(name, _)| name).collect();
     tracing::debug!(
         ?names,
@@ -138,15 +105,16 @@ pub(in crate::cli) fn program(runtime: Runtime, path: &OsStr) -> Result<PathBuf,
         .ok_or(SandboxError::NoProgram { runtime })
 }
 
-/// A program of the host's that is asked something, with these variables and no others. It has no input, and ends when nobody
-/// waits for it any more.
+/// A program of the host's that is asked something, with these variables and no others, where no sandbox can write. It has no
+/// input, and ends when nobody waits for it any more.
 pub(super) fn question<'v>(
     program: &Path,
     arguments: impl IntoIterator<Item: AsRef<OsStr>>,
     variables: impl Iterator<Item = (&'v OsStr, &'v OsStr)>,
 ) -> Command {
     let mut command = std::process::Command::new(program);
-    command.args(arguments).env_clear().envs(variables).stdin(Stdio::null());
+    command.args(arguments).env_clear().envs(variables);
+    command.current_dir(DIRECTORY).stdin(Stdio::null());
     before_exec::restore_umask(&mut command);
     let mut command = Command::from(command);
     command.kill_on_drop(true);
@@ -267,6 +235,11 @@ mod tests {
         assert_eq!(
             answer("echo '  0   1000     1'; echo '  1 100000 65536'").await,
             Ok(vec![map(0, 1000, 1), map(1, 100_000, 65_536)])
+        );
+        // What lies where this was started is not what it reads.
+        assert_eq!(
+            answer(r#"test "$(pwd -P)" = / && echo 0 0 1"#).await,
+            Ok(vec![map(0, 0, 1)])
         );
         for script in ["true", "echo 0 1000", "echo 0 1000 1; echo x"] {
             assert_eq!(answer(script).await, Err("no maps".to_owned()), "{script}");
@@ -417,8 +390,33 @@ mod tests {
             ("PYTHONPATH", ".:/opt/my python", Some("/opt/my python")),
             ("PERL5LIB", "/opt/perl:lib", Some("/opt/perl")),
             ("NODE_PATH", "node_modules", None),
-            // No places of code.
+            ("XDG_DATA_DIRS", "share:/usr/share:", Some("/usr/share")),
+            ("CDPATH", ".", None),
+            ("CONTAINERS_CONF", "c.conf", None),
+            ("CONTAINERS_CONF", "/dev/null", Some("/dev/null")),
+            ("DOCKER_CONFIG", ".docker", None),
+            ("DOCKER_CONFIG", "/opt/a:b", Some("/opt/a:b")),
+            ("REGISTRY_AUTH_FILE", "./auth.json", None),
+            ("XDG_CONFIG_HOME", "x", None),
+            ("XDG_RUNTIME_DIR", "/run/user/1", Some("/run/user/1")),
+            ("HOME", "~", None),
+            ("TMPDIR", "", None),
+            ("BASH_ENV", "$PWD/x", None),
+            ("ENV", "/opt/env", Some("/opt/env")),
+            ("SHELL", "/bin/sh", Some("/bin/sh")),
+            ("SHELL", "bin/sh", None),
+            ("SSH_ASKPASS", "ksshaskpass", Some("ksshaskpass")),
+            ("SSH_ASKPASS", "./askpass", None),
+            ("STORAGE_OPTS", "overlay.mount_program=./x", None),
+            ("STORAGE_OPTS", "mount_program=/usr/bin/x,vfs.mount_program = y", None),
+            (
+                "STORAGE_OPTS",
+                "overlay.mount_program=/usr/bin/x,ignore_chown_errors=true",
+                Some("overlay.mount_program=/usr/bin/x,ignore_chown_errors=true"),
+            ),
+            // No places.
             ("LANG", "C.UTF-8", Some("C.UTF-8")),
+            ("XDG_SESSION_TYPE", "tty", Some("tty")),
             ("EMPTY", "", Some("")),
         ] {
             assert_eq!(kept("/nowhere/project", name, value).as_deref(), want, "{name}={value}");

@@ -74,11 +74,25 @@ pub(super) async fn sandbox(
     }
     links::check(environment, &request, &directories, &writable).map_err(|error| unknown_directory(&error))??;
     let hosts = asking::trusted(environment, &writable);
-    // What is to go inside is asked for by name.
-    let asked =
-        |name: &OsStr| runtime == Runtime::Bwrap || request.variables.iter().any(|asked| name == asked.as_str());
-    let inside = environment.all().filter(|(name, _)| *name != "PATH" && asked(name));
-    let runtimes: Environment = hosts.all().chain(inside).collect();
+    let runtimes = match runtime {
+        // It goes by none of those that it passes on, which are as they are.
+        Runtime::Bwrap => {
+            let inside = environment.all().filter(|(name, _)| *name != "PATH");
+            hosts.all().chain(inside).collect()
+        }
+        Runtime::Podman | Runtime::Docker => {
+            let leads_there = |name: &&String| {
+                environment
+                    .get(name)
+                    .is_some_and(|value| hosts.differs(OsStr::new(name), value))
+            };
+            if let Some(name) = request.variables.iter().find(leads_there) {
+                let name = name.clone();
+                return Err(SandboxError::LeadsThere { name, runtime }.into());
+            }
+            hosts.clone()
+        }
+    };
     let host = host(
         config,
         environment,

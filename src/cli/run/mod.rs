@@ -4,6 +4,7 @@ pub(in crate::cli) mod asking;
 mod attest;
 mod authorities;
 pub(in crate::cli) mod confined;
+mod here;
 pub(in crate::cli) mod host;
 mod links;
 mod mount_points;
