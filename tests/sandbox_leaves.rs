@@ -237,6 +237,42 @@ fn no_runtime_is_told_by_name_what_leads_to_where_a_sandbox_writes() {
     }
 }
 
+#[test]
+fn what_was_left_out_is_named_where_something_fails() {
+    let (host, project) = host();
+    let token = r#"CREDBROKER_SOCKET=$(echo "$XDG_RUNTIME_DIR"/credbroker/*/sandbox/sock) "$BIN" token get p"#;
+    let inside = project.join("secret-place");
+    // Both fail, or none of them.
+    for (identity, script, fails) in [
+        ("false", format!("{token} >&2; exit 125"), true),
+        ("cat store/identity.txt", "exit 0".to_owned(), false),
+    ] {
+        host.write(
+            "config/credbroker/config.toml",
+            &format!("[store]\nidentity_command = '{identity}'\n"),
+        );
+        for set in [true, false] {
+            let mut run = with_podman(&host, &script, &["--mount", "."]);
+            if set {
+                run.env("VAULT_CONFIG", &inside).env("CONTAINERS_CONF", "c.conf");
+            }
+            // Of no use to anybody.
+            run.env("PWD", &project);
+            let answer = Answer::of(run);
+            assert_eq!(answer.code, if fails { 125 } else { 0 }, "{answer:?}");
+            let err = answer.err;
+            for says in [
+                r#"identity_command was run without these variables, or not with all of them: they lead to what the sandbox can write to, or are relative names=["CONTAINERS_CONF", "VAULT_CONFIG"]"#,
+                "podman was started without these variables, or not with all of them: CONTAINERS_CONF, VAULT_CONFIG. They lead",
+            ] {
+                assert_eq!(err.contains(says), fails && set, "{says}: {err}");
+            }
+            assert_eq!(err.contains("without these variables"), fails && set, "{err}");
+            assert!(!err.contains("secret-place"), "{err}");
+        }
+    }
+}
+
 /// A script in the project that may mount, and sees its mounts alone.
 fn with_mounts(host: &Host, script: &str) -> Command {
     let mut shell = host.program("unshare");

@@ -21,17 +21,23 @@ pub const CAPABILITY: &str = "CREDBROKER_CAPABILITY";
 
 /// A captured environment.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<OsString, OsString>);
+pub struct Environment {
+    variables: BTreeMap<OsString, OsString>,
+    left_out: Vec<OsString>,
+}
 
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Environment({} variables)", self.0.len())
+        write!(f, "Environment({} variables)", self.variables.len())
     }
 }
 
 impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
-        Self(variables.into_iter().map(|(n, v)| (n.into(), v.into())).collect())
+        Self {
+            variables: variables.into_iter().map(|(n, v)| (n.into(), v.into())).collect(),
+            left_out: Vec::new(),
+        }
     }
 }
 
@@ -49,17 +55,31 @@ impl Environment {
     /// The variable's value, also an empty one.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&OsStr> {
-        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
+        self.variables.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 
     /// All variables. Some values are secrets.
     pub fn all(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
-        self.0.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
     /// Whether a variable is not in it, or has another value.
     pub(crate) fn differs(&self, name: &OsStr, value: &OsStr) -> bool {
-        self.0.get(name).is_none_or(|own| own != value)
+        self.variables.get(name).is_none_or(|own| own != value)
+    }
+
+    /// Remembers which variables it lacks, or has less of, than where it was taken from, for those who look for the reason of a
+    /// failure.
+    pub(crate) fn leaving_out(mut self, names: Vec<OsString>) -> Self {
+        self.left_out = names;
+        self
+    }
+
+    /// Their names.
+    pub(crate) fn left_out(&self) -> &[OsString] {
+        &self.left_out
     }
 
     /// The variable's value as a secret. `None`: it is absent, empty or not UTF-8.
@@ -131,7 +151,7 @@ impl Environment {
                 && name != "NOTIFY_SOCKET"
                 && !also_remove.iter().any(|removed| name == removed.as_ref())
         };
-        self.0
+        self.variables
             .iter()
             .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
             .filter(move |(name, _)| kept(name))
@@ -139,7 +159,7 @@ impl Environment {
 
     /// The variables that begin with [`PREFIX`], in order of name.
     pub(super) fn own_variables(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
-        self.0
+        self.variables
             .iter()
             .map(|(name, value)| (name.as_os_str(), value.as_os_str()))
             .filter(|(name, _)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
@@ -248,7 +268,7 @@ mod tests {
             ("GOOGLE_SECRET", "g"),
             ("GOOGLE_SECRET_2", "stays"),
         ]);
-        parent.0.insert(odd, "x".into());
+        parent.variables.insert(odd, "x".into());
         let child: Vec<_> = parent
             .child_environment(&["GOOGLE_SECRET"])
             .map(|(name, _)| name.to_str().unwrap())

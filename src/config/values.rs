@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 pub struct ShellCommand(Box<str>);
 
 impl ShellCommand {
-    pub(super) fn new(text: &str) -> Self {
+    pub(crate) fn new(text: &str) -> Self {
         Self(text.into())
     }
 

@@ -36,7 +36,10 @@ impl ConfiguredSecret {
         match source {
             ClientSecret::File(path) => Self::File(path.clone()),
             ClientSecret::Variable(name) => Self::Variable(name.clone(), environment.secret(name)),
-            ClientSecret::Command(command) => Self::Command(SecretCommand::with(command.as_str(), environment.all())),
+            ClientSecret::Command(command) => {
+                let command = SecretCommand::with(command.as_str(), environment.all());
+                Self::Command(command.without(environment.left_out()))
+            }
         }
     }
 }
@@ -99,9 +102,12 @@ fn from_file(path: &Path) -> Result<SecretString, NoSecret> {
 }
 
 fn from_command(line: &SecretCommand) -> Result<SecretString, NoSecret> {
-    let fault = |problem: &str| NoSecret {
-        problem: format!("client_secret_command: the command {problem}"),
-        mend: "make the command print the client secret alone; `sh -c` runs it, without input".to_owned(),
+    let fault = |problem: &str| {
+        line.warn_of_left_out("client_secret_command");
+        NoSecret {
+            problem: format!("client_secret_command: the command {problem}"),
+            mend: "make the command print the client secret alone; `sh -c` runs it, without input".to_owned(),
+        }
     };
     let output = command::output(line, PATIENCE).map_err(|problem| fault(&problem))?;
     secret_of(&output).ok_or_else(|| fault("printed nothing, or no text"))
@@ -117,9 +123,11 @@ fn secret_of(bytes: &[u8]) -> Option<SecretString> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Mutex};
 
     use secrecy::ExposeSecret as _;
+
+    use crate::config::ShellCommand;
 
     use super::*;
 
@@ -174,6 +182,28 @@ mod tests {
                 said.contains("client_secret_command") && !said.contains("SECRET"),
                 "{said}"
             );
+        }
+    }
+
+    #[test]
+    fn a_command_that_fails_for_want_of_a_variable_is_explained_to_the_host() {
+        for (line, warns) in [("exit 3", true), ("true", true), ("echo s", false)] {
+            for left_out in [vec!["VAULT_CONFIG".into()], Vec::new()] {
+                let said = tempfile::NamedTempFile::new().unwrap();
+                let subscriber = tracing_subscriber::fmt().with_writer(Mutex::new(said.reopen().unwrap()));
+                let environment = Environment::default().leaving_out(left_out.clone());
+                let source = ClientSecret::Command(ShellCommand::new(line));
+                let ConfiguredSecret::Command(command) = ConfiguredSecret::new(&source, &environment) else {
+                    panic!("it is a command");
+                };
+                let answer = tracing::subscriber::with_default(subscriber.finish(), || from_command(&command));
+                let said = fs::read_to_string(said.path()).unwrap();
+                let named = said.contains("client_secret_command was run without") && said.contains("VAULT_CONFIG");
+                assert_eq!(named, warns && !left_out.is_empty(), "{line}: {said}");
+                // That goes further than to the host's user.
+                let told = answer.err().map(|error| error.to_string()).unwrap_or_default();
+                assert!(!told.contains("VAULT"), "{told}");
+            }
         }
     }
 

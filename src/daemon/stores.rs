@@ -39,7 +39,8 @@ fn file_store(config: &Config, environment: &Environment) -> Result<FileStoreCon
         config::IdentitySource::Own => IdentitySource::Default,
         config::IdentitySource::File(file) => IdentitySource::File(file.clone()),
         config::IdentitySource::Command(command) => {
-            IdentitySource::Command(SecretCommand::with(command.as_str(), environment.all()))
+            let command = SecretCommand::with(command.as_str(), environment.all());
+            IdentitySource::Command(command.without(environment.left_out()))
         }
     };
     Ok(FileStoreConfig {

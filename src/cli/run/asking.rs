@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const USUAL_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Where a program is asked something: many read a configuration of where they are, which may be a sandbox's.
 const DIRECTORY: &str = "/";
+/// What every shell says of where it is. Nobody misses it.
+const WHERE: [&str; 3] = ["OLDPWD", "PWD", "_"];
 
 /// PATH without what a sandbox can write to: a program of a runtime's name that a sandbox left there would run on the host.
 pub(in crate::cli) fn search_path(environment: &Environment, writable: &[Place]) -> OsString {
@@ -93,7 +95,10 @@ pub(in crate::cli) fn trusted(environment: &Environment, writable: &[Place]) -> 
         ?names,
         "variables that the host's own programs do not get, or not all of"
     );
-    kept
+    let missed = names
+        .into_iter()
+        .filter(|name| !WHERE.iter().any(|other| name == other));
+    kept.leaving_out(missed.map(OsStr::to_owned).collect())
 }
 
 /// The first program of this name.
@@ -317,10 +322,15 @@ mod tests {
             ("EMPTY", String::new()),
             ("LONG", "x".repeat(500)),
         ];
-        let trusted = trusted(&variables.into_iter().collect(), &[place(&writable)]);
+        let at = [("PWD", inside.clone()), ("OLDPWD", inside.clone())];
+        let trusted = trusted(&variables.into_iter().chain(at).collect(), &[place(&writable)]);
         let kept: Vec<&str> = trusted.all().map(|(name, _)| name.to_str().unwrap()).collect();
         assert_eq!(kept, ["ABOVE", "ELSEWHERE", "EMPTY", "LONG", "PATH", "RELATIVE"]);
         assert_eq!(trusted.get("PATH"), Some(OsStr::new("/usr/bin:/bin")));
+        assert_eq!(
+            trusted.left_out(),
+            ["AMONG_OTHERS", "BY_A_LINK", "OPTION", "PATH", "SAME"].map(OsString::from)
+        );
     }
 
     /// What is kept of this variable where a sandbox can write to this place.

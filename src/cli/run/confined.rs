@@ -162,6 +162,19 @@ async fn container(
             "{} ended with {code}. Unless your command ended so, it was not started: see what is said above, if anything, {mend}",
             runtime.name()
         ));
+        let names: Vec<_> = session
+            .environment
+            .left_out()
+            .iter()
+            .map(|name| name.to_string_lossy())
+            .collect();
+        if !names.is_empty() {
+            output::warning(&format!(
+                "{} was started without these variables, or not with all of them: {}. They lead to what the sandbox can write to, or are relative",
+                runtime.name(),
+                output::printable(&names.join(", "))
+            ));
+        }
     }
     Ok(code)
 }

@@ -42,6 +42,7 @@ const DIRECTORY: &str = "/";
 pub struct SecretCommand {
     line: String,
     variables: Option<Vec<(OsString, OsString)>>,
+    left_out: Vec<OsString>,
 }
 
 impl<S: Into<String>> From<S> for SecretCommand {
@@ -50,6 +51,7 @@ impl<S: Into<String>> From<S> for SecretCommand {
         Self {
             line: line.into(),
             variables: None,
+            left_out: Vec::new(),
         }
     }
 }
@@ -62,6 +64,25 @@ impl SecretCommand {
         Self {
             line: line.to_owned(),
             variables: Some(variables.collect()),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// The names of variables that it does not find, or not all of, though they are set: it may fail for want of them.
+    #[must_use]
+    pub(crate) fn without(mut self, names: &[OsString]) -> Self {
+        self.left_out = names.to_vec();
+        self
+    }
+
+    /// What somebody has to know who runs it by hand, where it works. Not in the answer: that goes to a sandbox.
+    pub(crate) fn warn_of_left_out(&self, key: &str) {
+        if !self.left_out.is_empty() {
+            let names = &self.left_out;
+            tracing::warn!(
+                ?names,
+                "{key} was run without these variables, or not with all of them: they lead to what the sandbox can write to, or are relative"
+            );
         }
     }
 }

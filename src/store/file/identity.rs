@@ -285,6 +285,7 @@ impl Keeper {
         match identities {
             Ok(identities) => Ok(self.keep(identities)),
             Err(detail) => {
+                command.warn_of_left_out("identity_command");
                 let error = command_failed(&detail);
                 *lock_of(&self.failed) = Some((Instant::now(), detail));
                 Err(error)
