@@ -57,6 +57,8 @@ pub(crate) const OF_THE_THREAT_MODEL: &[(&str, &[&str])] = &[
             "What the host mounts below a mounted directory later appears",
             "There it can also listen where a program of the host's would.",
             "A `serve` knows nothing of the sandboxes beside it.",
+            "podman and docker run in the working directory.",
+            "Which variables name a place is a list",
             "A link that stays in its directory, or lies in the home itself, is followed",
             "`credbroker` itself is loaded by the environment that it is started in.",
             "An LD_LIBRARY_PATH with an empty part,",
