@@ -25,7 +25,10 @@ files() {
         merge) echo src/credential/merge.rs ;;
         policy) echo src/broker/policy.rs ;;
         peer | authority | limits) echo "src/server/$1/**/*.rs" ;;
-        sandbox) echo "src/sandbox/**/*.rs src/cli/run/mount_points.rs src/cli/run/places.rs src/cli/run/asking.rs src/cli/run/here.rs" ;;
+        sandbox)
+            echo "src/sandbox/**/*.rs src/cli/run/mount_points.rs src/cli/run/places.rs src/cli/run/links.rs" \
+                "src/cli/run/asking.rs src/cli/run/here.rs src/cli/run/authorities.rs"
+            ;;
         store) echo "src/store/**/*.rs" ;;
         *) echo "no such module: $1 (there are: ${modules[*]})" >&2 && exit 64 ;;
     esac
