@@ -8,11 +8,8 @@
 
 use std::{fs::File, os::fd::AsRawFd as _, os::unix::fs::FileExt as _, path::PathBuf};
 
-use credbroker::{
-    config::{Config, Environment, KEYS},
-    oauth::Endpoint,
-};
-use credbroker_fuzz::input::Input;
+use credbroker::config::{Config, Environment, KEYS};
+use credbroker_fuzz::{endpoint, input::Input};
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{MemfdFlags, memfd_create};
 use toml::{
@@ -148,26 +145,9 @@ fn judge(config: &Config, marked: &Marked) {
         .into_iter()
         .flatten()
         {
-            judge_endpoint(endpoint);
+            endpoint::judge(endpoint);
         }
     }
-}
-
-/// Encrypted, or to this machine.
-fn judge_endpoint(endpoint: &Endpoint) {
-    let uri = endpoint.uri();
-    let host = uri.host().unwrap();
-    let loopback = host.eq_ignore_ascii_case("localhost")
-        || host
-            .trim_matches(['[', ']'])
-            .parse()
-            .is_ok_and(|address: std::net::IpAddr| address.is_loopback());
-    match uri.scheme_str().unwrap() {
-        "https" => {}
-        "http" => assert!(loopback, "{endpoint:?}"),
-        _ => panic!("{endpoint:?}"),
-    }
-    assert!(!endpoint.as_str().contains('#') && !uri.authority().unwrap().as_str().contains('@'));
 }
 
 /// Puts the marker where a secret could be, and takes away what that cannot stand beside.

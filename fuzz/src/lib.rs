@@ -3,6 +3,7 @@
 #![allow(missing_docs, reason = "for the targets next door only")]
 
 pub mod calls;
+pub mod endpoint;
 pub mod house;
 pub mod input;
 

@@ -18,6 +18,11 @@ mod output;
 mod panics;
 mod providers;
 mod run;
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
+))]
+mod seccomp;
 mod serve;
 mod service_manager;
 mod session;

@@ -11,22 +11,13 @@ use super::Outcome;
     any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
 ))]
 mod filter {
-    use std::collections::BTreeMap;
-
     use libc::c_long;
-    use seccompiler::{
-        BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-        SeccompRule, TargetArch, apply_filter,
-    };
+    use seccompiler::{BackendError, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, apply_filter};
 
     use super::Outcome;
-
     #[cfg(target_arch = "x86_64")]
-    const ARCH: TargetArch = TargetArch::x86_64;
-    #[cfg(target_arch = "aarch64")]
-    const ARCH: TargetArch = TargetArch::aarch64;
-    #[cfg(target_arch = "riscv64")]
-    const ARCH: TargetArch = TargetArch::riscv64;
+    use crate::cli::seccomp::X32;
+    use crate::cli::seccomp::{Rules, program};
 
     /// Linux 6.15, of one number on all machines; the library does not name it yet.
     const OPEN_TREE_ATTR: c_long = 467;
@@ -100,10 +91,7 @@ mod filter {
         libc::SYS_kexec_file_load,
     ];
 
-    /// A second set of numbers for the same calls, where the kernel has it, and those that differ in it: execve, ptrace,
-    /// kexec_load, process_vm_readv, process_vm_writev, execveat.
-    #[cfg(target_arch = "x86_64")]
-    const X32: c_long = 0x4000_0000;
+    /// Those that differ in the second set: execve, ptrace, kexec_load, process_vm_readv, process_vm_writev, execveat.
     #[cfg(target_arch = "x86_64")]
     const ONLY_IN_X32: &[c_long] = &[520, 521, 528, 539, 540, 545];
 
@@ -116,8 +104,6 @@ mod filter {
         libc::CLONE_NEWIPC,
         libc::CLONE_NEWCGROUP,
     ];
-
-    type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
     fn refused() -> Result<Rules, BackendError> {
         // No rule under a call: it is refused whatever its arguments are.
@@ -145,11 +131,6 @@ mod filter {
             (libc::SYS_clone3 | X32),
         ];
         calls.into_iter().map(|call| (call, Vec::new())).collect()
-    }
-
-    fn program(rules: Rules, errno: i32) -> Result<BpfProgram, BackendError> {
-        let answer = SeccompAction::Errno(errno.unsigned_abs());
-        SeccompFilter::new(rules, SeccompAction::Allow, answer, ARCH)?.try_into()
     }
 
     pub(super) fn deny() -> Outcome {

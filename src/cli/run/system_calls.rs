@@ -9,20 +9,15 @@
     any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
 ))]
 mod filter {
-    use std::collections::BTreeMap;
-
     use libc::{BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, c_long};
     use seccompiler::{
-        BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-        SeccompRule, TargetArch, sock_filter,
+        BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule,
+        sock_filter,
     };
 
+    use crate::cli::seccomp;
     #[cfg(target_arch = "x86_64")]
-    const ARCH: TargetArch = TargetArch::x86_64;
-    #[cfg(target_arch = "aarch64")]
-    const ARCH: TargetArch = TargetArch::aarch64;
-    #[cfg(target_arch = "riscv64")]
-    const ARCH: TargetArch = TargetArch::riscv64;
+    use crate::cli::seccomp::X32;
 
     const KEYRINGS: [c_long; 3] = [libc::SYS_add_key, libc::SYS_request_key, libc::SYS_keyctl];
     #[cfg(target_arch = "x86_64")]
@@ -31,9 +26,6 @@ mod filter {
     const IOCTLS: [c_long; 1] = [libc::SYS_ioctl];
     /// TIOCSTI and TIOCLINUX. The kernel looks at the lower half of the number alone.
     const TYPING: [u32; 2] = [0x5412, 0x541c];
-    /// A second set of numbers for the same calls, where the kernel has it.
-    #[cfg(target_arch = "x86_64")]
-    const X32: c_long = 0x4000_0000;
 
     /// How the kernel calls the programs of 32 bits that it runs too, and their numbers for the same calls: `add_key`,
     /// `request_key`, `keyctl`; `ioctl`.
@@ -44,9 +36,9 @@ mod filter {
     #[cfg(target_arch = "riscv64")]
     const SMALL: (u32, [u32; 3], u32) = (0x4000_00f3, [217, 218, 219], 29);
 
-    fn rules() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+    fn rules() -> Result<seccomp::Rules, BackendError> {
         // No rule under a call: it is refused whatever its arguments are.
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> = KEYRINGS.iter().map(|call| (*call, Vec::new())).collect();
+        let mut rules: seccomp::Rules = KEYRINGS.iter().map(|call| (*call, Vec::new())).collect();
         #[cfg(target_arch = "x86_64")]
         rules.extend(KEYRINGS.iter().map(|call| (call | X32, Vec::new())));
         let mut typing = Vec::new();
@@ -100,10 +92,8 @@ mod filter {
     }
 
     pub(super) fn program() -> Result<BpfProgram, BackendError> {
-        let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-        let native: BpfProgram = SeccompFilter::new(rules()?, SeccompAction::Allow, refuse, ARCH)?.try_into()?;
         let mut program = small();
-        program.extend(native);
+        program.extend(seccomp::program(rules()?, libc::EPERM)?);
         Ok(program)
     }
 }

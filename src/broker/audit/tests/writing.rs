@@ -245,8 +245,7 @@ fn a_disk_that_refuses_is_asked_again_four_times_a_second_and_some_times_at_the_
     assert_eq!(disk.writes() - before, 5, "one at once and four more");
 }
 
-#[test]
-fn a_disk_that_still_refuses_at_the_end_has_all_or_nothing_of_a_record_and_the_rest_is_counted() {
+fn refused_within_three_records() -> (Disk, Audit, AuditWriter) {
     let disk = Disk::with_room(350);
     let (audit, writer, slot) = disk.broker(OnFull::Refuse);
     slot.tell(Some(key()));
@@ -255,6 +254,12 @@ fn a_disk_that_still_refuses_at_the_end_has_all_or_nothing_of_a_record_and_the_r
         audit.record(record(&format!("op{n}")));
     }
     until("the disk has refused", || audit.check().is_err());
+    (disk, audit, writer)
+}
+
+#[test]
+fn a_disk_that_still_refuses_at_the_end_has_all_or_nothing_of_a_record_and_the_rest_is_counted() {
+    let (disk, audit, writer) = refused_within_three_records();
     writer.finish();
     let read = checked(&disk.files()[0]);
     assert_eq!((read.end, read.records + audit.lost()), (End::Torn, 3));
@@ -263,14 +268,7 @@ fn a_disk_that_still_refuses_at_the_end_has_all_or_nothing_of_a_record_and_the_r
 
 #[test]
 fn a_disk_that_has_room_again_soon_after_the_end_takes_everything() {
-    let disk = Disk::with_room(350);
-    let (audit, writer, slot) = disk.broker(OnFull::Refuse);
-    slot.tell(Some(key()));
-    until("the disk takes lines", || audit.check().is_ok());
-    for n in 0..3 {
-        audit.record(record(&format!("op{n}")));
-    }
-    until("the disk has refused", || audit.check().is_err());
+    let (disk, audit, writer) = refused_within_three_records();
     let later = disk.clone();
     let mended = thread::spawn(move || {
         thread::sleep(Duration::from_millis(300));
